@@ -4,8 +4,8 @@ One form and one sign convention everywhere:
 
     min c^T x + offset   s.t.  row_lower <= A x <= row_upper,  col_lower <= x <= col_upper,      z = c - A^T y,
 
-with y_i >= 0 where row i sits at its lower bound and y_i <= 0 at its upper bound, and z likewise for the columns. A backend
-returns only `(x, y, status, iterations)`; `solve_lp` recomputes everything else in float64 from the data it was given.
+with y_i >= 0 where row i sits at its lower bound and y_i <= 0 at its upper bound, and z likewise for the columns. A
+backend returns only `(x, y, status, iterations)`; `solve_lp` recomputes all else in float64 from the data it was given.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from lift_core.operators import DENSE_LIMIT, LinearOperator, Sparse, as_operator, require_finite
+from lift_core.operators import DENSE_LIMIT, LinearOperator, as_operator, require_finite
 
 Vector = Tensor | np.ndarray | list[float] | float
 
@@ -59,7 +59,7 @@ class LinearProgram:
         offset: constant added to the objective.
 
     Raises:
-        ValueError: wrong shapes, NaN anywhere, inf in ``c`` or ``A``, a lower bound above its upper bound, a lower bound of +inf.
+        ValueError: wrong shapes, NaN anywhere, inf in ``c`` or ``A``, a lower bound above its upper bound or of +inf.
 
     >>> lp = LinearProgram(c=[1.0, 1.0], A=[[1.0, 2.0]], row_lower=[2.0], row_upper=[float("inf")], col_lower=0.0)
     >>> lp.num_rows, lp.num_columns
@@ -105,7 +105,7 @@ class LinearProgram:
         return bool(torch.isfinite(self.col_lower).all() and torch.isfinite(self.col_upper).all())
 
     def explicit(self, limit: int = DENSE_LIMIT) -> ExplicitLP:
-        """The program over an explicit sparse matrix in NumPy arrays, with auxiliary variables last where A is factored.
+        """The program over an explicit sparse matrix in NumPy arrays; auxiliary variables last where A is factored.
 
         The first `num_columns` entries of a solution x and the first `num_rows` of its y solve this program.
 
@@ -160,9 +160,6 @@ class ExplicitLP(NamedTuple):
     col_upper: np.ndarray
     offset: float
 
-    def to_linear_program(self) -> LinearProgram:
-        return LinearProgram(**(self._asdict() | {"A": Sparse(self.A)}))
-
 
 class LPStart(NamedTuple):
     """A warm start: a primal and a dual point of a neighbouring program."""
@@ -174,8 +171,8 @@ class LPStart(NamedTuple):
 class BackendAnswer(NamedTuple):
     """What a backend returns, and all that it returns.
 
-    For `INFEASIBLE` put a Farkas ray into ``y`` and for `UNBOUNDED` a recession ray into ``x`` where the solver has one;
-    `solve_lp` then verifies it.
+    For `INFEASIBLE` put a Farkas ray into ``y`` and for `UNBOUNDED` a recession ray into ``x`` where the solver has
+    one; `solve_lp` then verifies it.
     """
 
     x: Float64[Tensor, " n"] | None
@@ -208,7 +205,7 @@ class LPBackend(ABC):
         """Solve one validated program; ``start`` is a hint that may be ignored."""
 
     def solve_sequence(self, lps: Iterable[LinearProgram]) -> Iterator[BackendAnswer]:
-        """Solve programs that share A, each started from its predecessor. Override where the solver has a better way."""
+        """Solve programs that share A, each started from its predecessor; override where the solver knows better."""
         start = None
         for lp in lps:
             answer = self.solve(lp, start)
@@ -264,8 +261,8 @@ class LPSolution:
 def solve_lp(lp: LinearProgram, backend: LPBackend, *, start: LPStart | None = None) -> LPSolution:
     """Solve ``lp`` with ``backend`` and judge the answer.
 
-    The status is `OPTIMAL` exactly when the recomputed residuals meet ``backend.rtol``, whatever the solver said; a claim of
-    optimality that misses them becomes `INACCURATE`.
+    The status is `OPTIMAL` exactly when the recomputed residuals meet ``backend.rtol``, whatever the solver said; a
+    claim of optimality that misses them becomes `INACCURATE`.
 
     Raises:
         ValueError: if products with A are not finite or have the wrong shape.
@@ -332,7 +329,7 @@ def kkt_residuals(lp: LinearProgram, x: Tensor, y: Tensor) -> tuple[float, float
 
 
 def proves_infeasible(lp: LinearProgram, ray: Tensor, rtol: float = 1e-6) -> bool:
-    """Whether ``ray`` is a Farkas certificate: the dual objective with c = 0 grows along it, its residual being negligible."""
+    """Whether ``ray`` is a Farkas certificate: the dual objective with c = 0 grows along it, residual negligible."""
     if not torch.isfinite(ray).all() or not ray.any():
         return False
     ray = ray / ray.abs().max()
@@ -356,7 +353,7 @@ def proves_unbounded(lp: LinearProgram, ray: Tensor, rtol: float = 1e-6) -> bool
 
 
 def _support(lower: Tensor, upper: Tensor, dual: Tensor) -> tuple[float, float]:
-    """``sum lower * dual^+ - upper * dual^-`` over the finite bounds, and the norm of what infinite bounds leave over."""
+    """``Σ lower dual⁺ − upper dual⁻`` over the finite bounds, and the norm of what infinite bounds leave over."""
     at_lower, at_upper = dual.clamp(min=0), (-dual).clamp(min=0)
     value = float((at_lower * _finite_or_zero(lower)).sum() - (at_upper * _finite_or_zero(upper)).sum())
     left_over = torch.where(torch.isfinite(lower), 0.0, at_lower) + torch.where(torch.isfinite(upper), 0.0, at_upper)
@@ -382,7 +379,7 @@ def _point(name: str, value: Tensor | None, size: int, device: torch.device) -> 
 
 
 def _check_products(A: LinearOperator) -> None:  # noqa: N803
-    """One product with A and one with its transpose must be finite, of the right shape, and agree: y^T(Ax) = x^T(A^T y)."""
+    """One product with A and one with its transpose: finite, of the right shape, and y^T(Ax) = x^T(A^T y)."""
     generator = torch.Generator().manual_seed(0)
     m, n = A.shape
     x = torch.randn(n, dtype=torch.float64, generator=generator).to(A.device)

@@ -25,8 +25,8 @@ class Lifted(NamedTuple):
     """Explicit form of an operator ``A`` (m x n) with ``num_auxiliary`` = k extra variables z and k extra rows.
 
     ``matrix`` is (m + k) x (n + k): its first m rows give ``A x`` from ``(x, z)``, its last k rows are the equalities
-    ``V^T x - z = 0`` that define z. In a linear program z is free with zero cost; the duals of the first m rows are then
-    exactly the duals of ``A``.
+    ``V^T x - z = 0`` that define z. In a linear program z is free with zero cost; the duals of the first m rows are
+    then exactly the duals of ``A``.
     """
 
     matrix: sp.csr_matrix
@@ -122,7 +122,8 @@ class Sparse(LinearOperator):
         self.matrix = sp.csr_matrix(matrix, dtype=np.float64)
         if not np.isfinite(self.matrix.data).all():
             raise ValueError("matrix: its entries must be finite, but NaN or inf was found")
-        self.shape = (int(self.matrix.shape[0]), int(self.matrix.shape[1]))
+        rows, columns = self.matrix.get_shape()
+        self.shape = (int(rows), int(columns))
         self.device = torch.device(device)
         self._forward = _torch_csr(self.matrix, self.device)
         self._backward = _torch_csr(sp.csr_matrix(self.matrix.T), self.device)
@@ -221,7 +222,7 @@ class LowRankPlusDiagonal(LinearOperator):
         n, k = self.factor.shape
         if 2 * n * k > limit:
             raise ValueError(
-                f"the lifted form of a rank-{k} operator of size {n:,} has {2 * n * k:,} entries, more than limit={limit:,}"
+                f"lifted, a rank-{k} operator of size {n:,} has {2 * n * k:,} entries, more than limit={limit:,}"
             )
         factor = self.factor.cpu().numpy()
         blocks = [
@@ -352,14 +353,14 @@ class DirectionMatrix(LinearOperator):
         kept = np.arange(n) if self.rows is None else self.rows.cpu().numpy()
         kept = np.concatenate([kept, n + np.arange(k)])
         padded = sp.vstack([mixed.matrix, sp.csr_matrix((k, self.num_hyper))])
-        return Lifted(sp.csr_matrix(sp.hstack([padded, hessian], format="csr")[kept]), k)
+        return Lifted(sp.csr_matrix(sp.hstack([padded, hessian], format="csr"))[kept], k)
 
 
 def as_operator(matrix: object, *, name: str = "A") -> LinearOperator:
     """An operator from a tensor, an array, a nested list, a scipy sparse matrix or an operator."""
     if isinstance(matrix, LinearOperator):
         return matrix
-    if sp.issparse(matrix):
+    if isinstance(matrix, (sp.spmatrix, sp.sparray)):
         return Sparse(matrix)
     if isinstance(matrix, Tensor) and matrix.layout != torch.strided:
         coo = matrix.to_sparse_coo().coalesce().cpu()
@@ -368,7 +369,7 @@ def as_operator(matrix: object, *, name: str = "A") -> LinearOperator:
     if isinstance(matrix, (Tensor, np.ndarray, list)):
         return Dense(matrix)
     raise TypeError(
-        f"{name}: expected a tensor, a NumPy array, a scipy sparse matrix or a LinearOperator, got {type(matrix).__name__}"
+        f"{name}: expected a tensor, NumPy array, scipy sparse matrix or LinearOperator, got {type(matrix).__name__}"
     )
 
 
@@ -379,7 +380,7 @@ def require_finite(**tensors: Tensor) -> None:
         if bad.any():
             index = tuple(int(i) for i in bad.nonzero()[0])
             raise ValueError(
-                f"{name}: entries must be finite, but {name}{list(index)} = {tensor[index].item()} ({int(bad.sum())} in all)"
+                f"{name}: expected finite entries, but {name}{list(index)} is {tensor[index].item()} ({int(bad.sum())} bad)"
             )
 
 

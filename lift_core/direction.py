@@ -1,0 +1,272 @@
+"""The direction LP: descend the validation loss while staying optimal for training, to first order.
+
+    min   g_λ·d_λ + g·d_θ
+    s.t.  −δ ≤ J d_λ + H d_θ + κ r ≤ δ,      |d_λ| ≤ Δ_λ,  λ + d_λ within its bounds,      |d_θ| ≤ Δ_θ
+
+with g = ∇F, H = ∇²_θθ f, J = ∇²_θλ f, r = ∇_θ f. Variables are ordered (d_λ, d_θ).
+
+Reference: Sinha & Pankaj (2024), arXiv 2407.00613; Shukla, Khanna, Sinha, Hamid (2026), arXiv 2606.16243.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from lift_core.curvature import CurvatureModel, Snapshots, build_curvature
+from lift_core.lp import LinearProgram, Vector
+from lift_core.operators import DirectionMatrix, LinearOperator, as_operator, require_finite
+from lift_core.problem import BilevelProblem, Point, Split
+
+Rows = Literal["all"] | float
+"""Which rows of the optimality condition are kept: ``"all"``, or a random share in (0, 1)."""
+
+
+@dataclass(frozen=True)
+class Linearization:
+    """What the method knows at a point, curvature aside.
+
+    Attributes:
+        point: (λ, θ).
+        grad_hyper, grad_weights: g_λ (p,) and g (n,), gradients of the validation loss F.
+        lower_gradient: r (n,), gradient of the training loss f: how far from optimal training is.
+        mixed: J, n x p.
+    """
+
+    point: Point
+    grad_hyper: Float64[Tensor, " p"]
+    grad_weights: Float64[Tensor, " n"]
+    lower_gradient: Float64[Tensor, " n"]
+    mixed: LinearOperator
+
+
+def linearize(problem: BilevelProblem, point: Point, *, split: Split = "direction") -> Linearization:
+    """Gradients and mixed partial at a point: one upper gradient, one lower gradient.
+
+    Raises:
+        ValueError: if a gradient is not finite.
+    """
+    grad_hyper, grad_weights = problem.upper_gradient(point, split)
+    lower_gradient = problem.lower_gradient(point)
+    require_finite(grad_hyper=grad_hyper, grad_weights=grad_weights, lower_gradient=lower_gradient)
+    return Linearization(point, grad_hyper, grad_weights, lower_gradient, problem.mixed(point))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustBox:
+    """The box that a direction lives in, and the rows it must respect.
+
+    Attributes:
+        hyper_radius: Δ_λ, in units of λ (for log strengths: ±1 is a factor e).
+        weights_radius: Δ_θ; if ``relative``, in multiples of the rms of the tensor that a weight belongs to.
+        relative: see ``weights_radius``.
+        rows: share of the optimality rows that are kept.
+        kappa: κ in [0, 1]: share of the current training gradient that the direction must also remove.
+    """
+
+    hyper_radius: float = 1.0
+    weights_radius: float = 1.0
+    relative: bool = False
+    rows: Rows = "all"
+    kappa: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("hyper_radius", "weights_radius"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name}: expected a positive number, got {value}")
+        if not 0 <= self.kappa <= 1:
+            raise ValueError(f"kappa: expected a number in [0, 1], got {self.kappa}")
+        if self.rows != "all" and not (isinstance(self.rows, (int, float)) and 0 < self.rows <= 1):
+            raise ValueError(f"rows: expected 'all' or a share in (0, 1], got {self.rows!r}")
+
+    def weight_radii(self, problem: BilevelProblem, point: Point) -> Float64[Tensor, " n"]:
+        """Δ_θ per entry; a tensor of zeros gets a thousandth of the rms of all weights."""
+        radii = torch.full_like(point.weights, self.weights_radius)
+        if self.relative:
+            floor = max(1e-3 * _rms(point.weights), 1e-12)
+            for part in problem.groups.values():
+                radii[part] *= max(_rms(point.weights[part]), floor)
+        return radii
+
+    def row_indices(self, num_weights: int, seed: int) -> Int64[Tensor, " m"] | None:
+        """Sorted indices of the kept rows, or None for all of them."""
+        if self.rows == "all" or self.rows == 1:
+            return None
+        generator = torch.Generator().manual_seed(seed)
+        count = max(1, round(self.rows * num_weights))
+        return torch.randperm(num_weights, generator=generator)[:count].sort().values
+
+
+def direction_lp(
+    problem: BilevelProblem,
+    point: Point,
+    *,
+    curvature: CurvatureModel,
+    slack: float = 0.0,
+    box: TrustBox | None = None,
+    rows: Rows | None = None,
+    snapshots: Snapshots = (),
+    seed: int = 0,
+) -> LinearProgram:
+    """Linearise a problem at a point and assemble its direction LP, from nothing.
+
+    Args:
+        slack: ρ in [0, 1], see `slack_unit`.
+        rows: shorthand for ``box.rows``.
+        snapshots: weights along the warm-up, for curvature models that learn from them.
+
+    >>> from lift_core import Exact
+    >>> from problems import Quadratic
+    >>> problem = Quadratic()
+    >>> direction_lp(problem, problem.initial_point(), curvature=Exact(), slack=0.1).is_boxed
+    True
+    """
+    box = box or TrustBox()
+    if rows is not None:
+        box = replace(box, rows=rows)
+    here = linearize(problem, point)
+    built = build_curvature(curvature, problem, point, start=here.grad_weights, snapshots=snapshots, seed=seed)
+    return slack_path_lps(problem, here, built.hessian, slacks=[slack], box=box, seed=seed)[0]
+
+
+def slack_path_lps(
+    problem: BilevelProblem,
+    here: Linearization,
+    hessian: LinearOperator,
+    *,
+    slacks: list[float],
+    box: TrustBox,
+    seed: int = 0,
+) -> list[LinearProgram]:
+    """The direction LPs of a ρ-path: one matrix, one cost, only δ differs."""
+    for slack in slacks:
+        if not 0 <= slack <= 1:
+            raise ValueError(f"slack: expected a ratio in [0, 1], got {slack}")
+    radii = box.weight_radii(problem, here.point)
+    unit = slack_unit(hessian, here.grad_weights, radii)
+    first = assemble_direction_lp(
+        grad_hyper=here.grad_hyper,
+        grad_weights=here.grad_weights,
+        hessian=hessian,
+        mixed=here.mixed,
+        delta=0.0,
+        hyper_radius=box.hyper_radius,
+        weights_radius=radii,
+        hyper_room=(problem.hyper_lower - here.point.hyper, problem.hyper_upper - here.point.hyper),
+        residual=box.kappa * here.lower_gradient,
+        rows=box.row_indices(hessian.shape[0], seed),
+    )
+    return [_widen(first, slack * unit) for slack in slacks]
+
+
+def assemble_direction_lp(
+    *,
+    grad_hyper: Float64[Tensor, " p"],
+    grad_weights: Float64[Tensor, " n"],
+    hessian: object,
+    mixed: object,
+    delta: float,
+    hyper_radius: Vector = 1.0,
+    weights_radius: Vector = 1.0,
+    hyper_room: tuple[Vector, Vector] = (-math.inf, math.inf),
+    residual: Float64[Tensor, " n"] | None = None,
+    rows: Int64[Tensor, " m"] | None = None,
+) -> LinearProgram:
+    """The direction LP from its parts.
+
+    Args:
+        hessian: H, n x n (operator, tensor, array).
+        mixed: J, n x p.
+        delta: δ ≥ 0, in units of the training gradient.
+        hyper_radius, weights_radius: Δ_λ and Δ_θ, numbers or one per entry.
+        hyper_room: distance of λ to its bounds, ``(lower − λ, upper − λ)``.
+        residual: κ r, already multiplied.
+        rows: indices of the kept rows.
+
+    Raises:
+        ValueError: δ or a radius negative or not finite, shapes that do not fit, λ outside its bounds.
+    """
+    matrix = DirectionMatrix(as_operator(mixed, name="mixed"), as_operator(hessian, name="hessian"), rows)
+    p, n = matrix.num_hyper, matrix.hessian.shape[0]
+    for name, vector, size in (("grad_hyper", grad_hyper, p), ("grad_weights", grad_weights, n)):
+        if vector.shape != (size,):
+            raise ValueError(f"{name}: expected shape ({size},), got {tuple(vector.shape)}")
+    if not (math.isfinite(delta) and delta >= 0):
+        raise ValueError(f"delta: expected a finite number >= 0, got {delta}")
+    hyper_box, weights_box = _radius("hyper_radius", hyper_radius, p), _radius("weights_radius", weights_radius, n)
+    lower, upper = (torch.as_tensor(room, dtype=torch.float64).expand(p) for room in hyper_room)
+    if (lower > 0).any() or (upper < 0).any():
+        raise ValueError("hyper_room: the hyperparameters lie outside their bounds")
+    shift = torch.zeros(n, dtype=torch.float64) if residual is None else residual
+    shift = shift if rows is None else shift[rows]
+    lp = LinearProgram(
+        c=torch.cat([grad_hyper, grad_weights]),
+        A=matrix,
+        row_lower=-shift,
+        row_upper=-shift,
+        col_lower=torch.cat([torch.maximum(-hyper_box, lower), -weights_box]),
+        col_upper=torch.cat([torch.minimum(hyper_box, upper), weights_box]),
+    )
+    return _widen(lp, delta)
+
+
+def slack_unit(hessian: LinearOperator, grad_weights: Tensor, weights_radius: Tensor) -> float:
+    """``‖H (Δ_θ ⊙ sign g)‖_∞``: the slack at which sign-descent on F becomes feasible, the unit of ρ. One product."""
+    return float(hessian.matvec(weights_radius * grad_weights.sign()).abs().max())
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """The direction LP's exact answer where no weight reaches its box, see `closed_form`."""
+
+    value: float
+    adjoint: Float64[Tensor, " n"]
+    hypergradient: Float64[Tensor, " p"]
+    d_hyper: Float64[Tensor, " p"]
+
+
+def closed_form(
+    *,
+    grad_hyper: Float64[Tensor, " p"],
+    grad_weights: Float64[Tensor, " n"],
+    hessian: Float64[Tensor, "n n"],
+    mixed: Float64[Tensor, "n p"],
+    delta: float,
+    hyper_radius: Vector = 1.0,
+) -> ClosedForm:
+    """The oracle for tests: all rows, κ = 0, H invertible, and a box on d_θ that does not bind.
+
+        adj = H⁻¹ g,   h = g_λ − Jᵀ adj,   value = −(Σ_j Δ_λj |h_j| + δ ‖adj‖₁),   d_λ = −Δ_λ sign(h),   duals y = adj.
+
+    h is the implicit hypergradient dF/dλ (Pedregosa 2016), so a solved direction LP is also a certificate for it.
+    """
+    adjoint = torch.linalg.solve(hessian, grad_weights)
+    hypergradient = grad_hyper - mixed.T @ adjoint
+    radius = _radius("hyper_radius", hyper_radius, len(grad_hyper))
+    value = -float((radius * hypergradient.abs()).sum() + delta * adjoint.abs().sum())
+    return ClosedForm(value, adjoint, hypergradient, -radius * hypergradient.sign())
+
+
+def _widen(lp: LinearProgram, delta: float) -> LinearProgram:
+    return LinearProgram(
+        c=lp.c, A=lp.A, row_lower=lp.row_lower - delta, row_upper=lp.row_upper + delta,
+        col_lower=lp.col_lower, col_upper=lp.col_upper,
+    )  # fmt: skip
+
+
+def _radius(name: str, value: Vector, size: int) -> Tensor:
+    radius = torch.as_tensor(value, dtype=torch.float64)
+    radius = radius.expand(size) if radius.ndim == 0 else radius
+    if radius.shape != (size,) or not torch.isfinite(radius).all() or (radius < 0).any():
+        raise ValueError(f"{name}: expected one finite number >= 0 or {size} of them, got {value}")
+    return radius
+
+
+def _rms(vector: Tensor) -> float:
+    return float(vector.square().mean().sqrt()) if len(vector) else 0.0

@@ -1,0 +1,225 @@
+"""What a bilevel problem is: two losses, four splits, and the derivatives the method needs.
+
+    upper   min over (λ, θ)   F(λ, θ)                                    validation loss
+    lower   θ ∈ argmin_θ      f(λ, θ) = L_train(λ, θ) + R(λ, θ)          regularised training loss
+
+A problem describes its losses on one batch; every oracle below has an autodiff default that a closed form can override.
+"""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+from torch.func import grad, jacfwd, jvp, linearize, vjp
+
+from lift_core.operators import Dense, LinearOperator, MatrixFree
+from lift_core.regularizers import Regularizer
+
+Split = Literal["train", "direction", "selection", "test"]
+"""train: the lower loss; direction: gives ∇F; selection: line search and every choice; test: read once, at the end."""
+
+Batch = Any
+"""Whatever a problem's own losses take; the core only passes it on."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Point:
+    """Hyperparameters λ, shape (p,), and weights θ, shape (n,): flat float64 vectors."""
+
+    hyper: Float64[Tensor, " p"]
+    weights: Float64[Tensor, " n"]
+
+    def __post_init__(self) -> None:
+        for name, vector in (("hyper", self.hyper), ("weights", self.weights)):
+            if vector.ndim != 1 or vector.dtype != torch.float64:
+                raise ValueError(
+                    f"{name}: expected a flat float64 vector, got {vector.dtype} of shape {tuple(vector.shape)}"
+                )
+
+    def is_finite(self) -> bool:
+        return bool(torch.isfinite(self.hyper).all() and torch.isfinite(self.weights).all())
+
+
+class BilevelProblem(ABC):
+    """A bilevel problem. Subclasses give `initial_point`, `batches` and `upper_loss`; the rest has defaults.
+
+    Attributes:
+        name: what tables and files call it.
+        regularizer: R, or None where the training loss carries its own hyperparameters.
+        hyper_names: one name per hyperparameter.
+        hyper_lower, hyper_upper: bounds on λ, shape (p,).
+        groups: named slices of θ (blocks, tensors, ...): what reports and radii speak of.
+        hyper_in_training: whether L_train itself depends on λ (then `mixed` differentiates it).
+    """
+
+    name: ClassVar[str]
+    regularizer: Regularizer | None = None
+    hyper_names: tuple[str, ...]
+    hyper_lower: Float64[Tensor, " p"]
+    hyper_upper: Float64[Tensor, " p"]
+    groups: Mapping[str, slice]
+    hyper_in_training: bool = False
+
+    # -- what a problem describes -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def initial_point(self) -> Point:
+        """Where the search starts: the pretrained weights and the first guess at λ."""
+
+    @abstractmethod
+    def batches(self, split: Split) -> Sequence[Batch]:
+        """The batches of a split: the same ones, in the same order, at every call."""
+
+    @abstractmethod
+    def upper_loss(self, hyper: Tensor, weights: Tensor, batch: Batch) -> Float64[Tensor, ""]:
+        """Mean loss F on one batch, differentiable in both arguments."""
+
+    def training_loss(self, hyper: Tensor, weights: Tensor, batch: Batch) -> Float64[Tensor, ""]:
+        """Mean training loss L_train on one batch, without R; by default the upper loss."""
+        return self.upper_loss(hyper, weights, batch)
+
+    def batch_size(self, batch: Batch) -> int:
+        """Number of examples that a batch averages over: its weight in the split's mean."""
+        return len(batch[0])
+
+    def outputs(self, weights: Tensor, batch: Batch) -> Tensor:
+        """Model outputs on a batch; with `output_loss` they define the Gauss-Newton matrix. Optional."""
+        raise TypeError(
+            f"{type(self).__name__} does not describe outputs and output_loss, which Gauss-Newton curvature needs"
+        )
+
+    def output_loss(self, hyper: Tensor, outputs: Tensor, batch: Batch) -> Float64[Tensor, ""]:
+        """Training loss as a function of the outputs, convex in them. Optional."""
+        raise TypeError(
+            f"{type(self).__name__} does not describe outputs and output_loss, which Gauss-Newton curvature needs"
+        )
+
+    # -- oracles: autodiff defaults -----------------------------------------------------------------------------
+
+    def num_examples(self, split: Split) -> int:
+        """Examples in a split: what one full gradient costs."""
+        return sum(self.batch_size(batch) for batch in self.batches(split))
+
+    def loss(self, point: Point, split: Split) -> float:
+        """Mean upper loss over a split."""
+        with torch.no_grad():
+            return float(
+                self._mean(
+                    lambda batch: self.upper_loss(point.hyper, point.weights, batch).double(), self.batches(split)
+                )
+            )
+
+    def lower_loss(self, point: Point) -> float:
+        """``f(λ, θ)`` over the training split."""
+        with torch.no_grad():
+            data = self._mean(
+                lambda batch: self.training_loss(point.hyper, point.weights, batch).double(), self.batches("train")
+            )
+        penalty = 0.0 if self.regularizer is None else self.regularizer.value(point.hyper, point.weights)
+        return float(data + penalty)
+
+    def upper_gradient(self, point: Point, split: Split = "direction") -> tuple[Tensor, Tensor]:
+        """``(∇_λ F, ∇_θ F)`` over a split, shapes (p,) and (n,)."""
+        both = grad(self.upper_loss, argnums=(0, 1))
+        packed = self._mean(
+            lambda batch: torch.cat(both(point.hyper, point.weights, batch)).detach(), self.batches(split)
+        )
+        return packed[: len(point.hyper)], packed[len(point.hyper) :]
+
+    def training_gradient(self, point: Point, batches: Sequence[Batch] | None = None) -> Float64[Tensor, " n"]:
+        """``∇_θ L_train`` (without R) over the training split, or over the given batches."""
+        one = grad(self.training_loss, argnums=1)
+        chosen = self.batches("train") if batches is None else batches
+        return self._mean(lambda batch: one(point.hyper, point.weights, batch).detach(), chosen)
+
+    def lower_gradient(self, point: Point) -> Float64[Tensor, " n"]:
+        """``r = ∇_θ f`` over the training split."""
+        data = self.training_gradient(point)
+        return data if self.regularizer is None else data + self.regularizer.gradient(point.hyper, point.weights)
+
+    def mixed(self, point: Point) -> LinearOperator:
+        """``J = ∇²_θλ f``, n x p: the regulariser's closed form plus, if λ enters it, that of the training loss."""
+        parts: list[LinearOperator] = []
+        if self.regularizer is not None:
+            parts.append(self.regularizer.mixed(point.hyper, point.weights))
+        if self.hyper_in_training:
+            parts.append(self.training_mixed(point))
+        if not parts:
+            return Dense(torch.zeros(len(point.weights), len(point.hyper), dtype=torch.float64))
+        return parts[0] if len(parts) == 1 else Dense(parts[0].to_dense() + parts[1].to_dense())
+
+    def training_mixed(self, point: Point) -> LinearOperator:
+        """``∇²_θλ L_train``, n x p, by forward over reverse."""
+        columns = jacfwd(grad(self.training_loss, argnums=1), argnums=0)
+        return Dense(
+            self._mean(lambda batch: columns(point.hyper, point.weights, batch).detach(), self.batches("train"))
+        )
+
+    def training_hessian(self, point: Point, batches: Sequence[Batch] | None = None) -> LinearOperator:
+        """``∇²_θθ L_train`` (without R) as products, linearised once at the point."""
+        chosen = self.batches("train") if batches is None else batches
+        gradient = grad(self.training_loss, argnums=1)
+        # the default argument lets each closure keep its own batch
+        products = [_tangent_map(lambda w, b=batch: gradient(point.hyper, w, b), point.weights) for batch in chosen]
+        return self._mean_operator(products, chosen, len(point.weights))
+
+    def training_gauss_newton(self, point: Point, batches: Sequence[Batch] | None = None) -> LinearOperator:
+        """``Jac^T (∇² output_loss) Jac`` over the outputs: the positive semi-definite part of the Hessian."""
+        chosen = self.batches("train") if batches is None else batches
+        return self._mean_operator(
+            [self._gauss_newton_product(point, batch) for batch in chosen], chosen, len(point.weights)
+        )
+
+    def _gauss_newton_product(self, point: Point, batch: Batch) -> Callable[[Tensor], Tensor]:
+        def outputs(weights: Tensor) -> Tensor:
+            return self.outputs(weights, batch)
+
+        def loss_gradient(values: Tensor) -> Tensor:
+            return grad(lambda v: self.output_loss(point.hyper, v, batch))(values)
+
+        def product(vector: Tensor) -> Tensor:
+            values, tangent = jvp(outputs, (point.weights,), (vector,))[:2]
+            curved = jvp(loss_gradient, (values,), (tangent,))[1]
+            return vjp(outputs, point.weights)[1](curved)[0]
+
+        return product
+
+    def _mean(self, of_batch: Callable[[Batch], Tensor], batches: Sequence[Batch]) -> Tensor:
+        """Mean over batches, weighted by their sizes, accumulated in float64."""
+        total, count = torch.zeros((), dtype=torch.float64), 0
+        for batch in batches:
+            size = self.batch_size(batch)
+            total, count = total + size * of_batch(batch), count + size
+        if count == 0:
+            raise ValueError(f"{type(self).__name__}: a split has no examples; every split needs at least one batch")
+        return total / count
+
+    def _mean_operator(
+        self, products: Sequence[Callable[[Tensor], Tensor]], batches: Sequence[Batch], n: int
+    ) -> MatrixFree:
+        sizes = [self.batch_size(batch) for batch in batches]
+
+        def matvec(vector: Tensor) -> Tensor:
+            total = torch.zeros_like(vector)
+            for product, size in zip(products, sizes, strict=True):
+                total += size / sum(sizes) * product(vector).detach()
+            return total
+
+        return MatrixFree(n, matvec)
+
+
+def _tangent_map(function: Callable[[Tensor], Tensor], at: Tensor) -> Callable[[Tensor], Tensor]:
+    """The derivative of ``function`` at a point as a map of tangents: traced once, evaluated tangent-only."""
+    with warnings.catch_warnings():
+        # torch's own constant folding inserts nodes that it then warns about
+        warnings.filterwarnings("ignore", message="Attempted to insert a get_attr Node", category=UserWarning)
+        return linearize(function, at)[1]
