@@ -1,1 +1,117 @@
 """LiFT: fine-tune a model while its regularisation tunes itself, by linear programming."""
+
+from lift_core.controls import HyperSearch, ImplicitHypergradient, MoreTraining, standard_controls
+from lift_core.curvature import (
+    SR1,
+    Curvature,
+    CurvatureModel,
+    Exact,
+    GaussNewton,
+    HessianDiagonal,
+    LowRank,
+    build_curvature,
+)
+from lift_core.direction import (
+    Linearization,
+    TrustBox,
+    assemble_direction_lp,
+    closed_form,
+    direction_lp,
+    linearize,
+    slack_path_lps,
+)
+from lift_core.line_search import Armijo, GoldenSection, LineSearch, LineSearchResult
+from lift_core.lp import (
+    BackendAnswer,
+    KKTResiduals,
+    LinearProgram,
+    LPBackend,
+    LPSolution,
+    LPStart,
+    LPStatus,
+    solve_lp,
+    solve_lps,
+)
+from lift_core.metering import Cost, Metered
+from lift_core.moves import Candidate, Direction, LineMove, LPDirection, Move, NegativeGradient, SignGradient, Situation
+from lift_core.operators import (
+    Dense,
+    Diagonal,
+    DirectionMatrix,
+    GroupColumns,
+    LinearOperator,
+    LowRankPlusDiagonal,
+    MatrixFree,
+    Sparse,
+)
+from lift_core.problem import Batch, BilevelProblem, Point, Split
+from lift_core.records import CheckpointError, SearchStatus
+from lift_core.regularizers import L2, L2SP, Regularizer, SmoothedL1
+from lift_core.search import LocalSearch, SearchResult
+from lift_core.training import Trainer
+
+__all__ = [
+    "L2",
+    "L2SP",
+    "SR1",
+    "Armijo",
+    "BackendAnswer",
+    "Batch",
+    "BilevelProblem",
+    "Candidate",
+    "CheckpointError",
+    "Cost",
+    "Curvature",
+    "CurvatureModel",
+    "Dense",
+    "Diagonal",
+    "Direction",
+    "DirectionMatrix",
+    "Exact",
+    "GaussNewton",
+    "GoldenSection",
+    "GroupColumns",
+    "HessianDiagonal",
+    "HyperSearch",
+    "ImplicitHypergradient",
+    "KKTResiduals",
+    "LPBackend",
+    "LPDirection",
+    "LPSolution",
+    "LPStart",
+    "LPStatus",
+    "LineMove",
+    "LineSearch",
+    "LineSearchResult",
+    "LinearOperator",
+    "LinearProgram",
+    "Linearization",
+    "LocalSearch",
+    "LowRank",
+    "LowRankPlusDiagonal",
+    "MatrixFree",
+    "Metered",
+    "MoreTraining",
+    "Move",
+    "NegativeGradient",
+    "Point",
+    "Regularizer",
+    "SearchResult",
+    "SearchStatus",
+    "SignGradient",
+    "Situation",
+    "SmoothedL1",
+    "Sparse",
+    "Split",
+    "Trainer",
+    "TrustBox",
+    "assemble_direction_lp",
+    "build_curvature",
+    "closed_form",
+    "direction_lp",
+    "linearize",
+    "slack_path_lps",
+    "solve_lp",
+    "solve_lps",
+    "standard_controls",
+]

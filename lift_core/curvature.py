@@ -18,8 +18,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from lift_core.krylov import complement_mean, lanczos
-from lift_core.operators import Dense, LinearOperator, LowRankPlusDiagonal, MatrixFree
-from lift_core.operators import Diagonal as DiagonalOperator
+from lift_core.operators import Dense, Diagonal, LinearOperator, LowRankPlusDiagonal, MatrixFree
 from lift_core.problem import Batch, BilevelProblem, Point
 
 Definiteness = Literal["raw", "clamped", "absolute"]
@@ -61,6 +60,11 @@ class CurvatureModel(ABC):
     name: ClassVar[str]
     definiteness: Definiteness = "raw"
     share: float = 1.0
+
+    @property
+    def num_snapshots(self) -> int:
+        """Snapshots of the weights that the model wants from the warm-up."""
+        return 0
 
     def __post_init__(self) -> None:
         if self.definiteness not in get_args(Definiteness):
@@ -125,8 +129,8 @@ def add_diagonal(operator: LinearOperator, diagonal: Float64[Tensor, " n"]) -> L
     match operator:
         case Dense():
             return Dense(operator.matrix + torch.diag(diagonal))
-        case DiagonalOperator():
-            return DiagonalOperator(operator.diagonal + diagonal)
+        case Diagonal():
+            return Diagonal(operator.diagonal + diagonal)
         case LowRankPlusDiagonal():
             return LowRankPlusDiagonal(
                 diagonal=operator.diagonal + diagonal, factor=operator.factor, core=operator.core
@@ -165,7 +169,7 @@ class GaussNewton(CurvatureModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Diagonal(CurvatureModel):
+class HessianDiagonal(CurvatureModel):
     """A diagonal: ``mean(z ⊙ Hz)`` over random signs z (Hutchinson), or mean squared gradients of the batches.
 
     Attributes:
@@ -200,7 +204,7 @@ class Diagonal(CurvatureModel):
                 estimate += sign * hessian.matvec(sign) / self.num_probes
             counts = {"num_hvps": self.num_probes}
         definite = make_definite(estimate, self.definiteness)
-        return Curvature(DiagonalOperator(definite), float(estimate.min()), float(estimate.max()), **counts)
+        return Curvature(Diagonal(definite), float(estimate.min()), float(estimate.max()), **counts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +225,10 @@ class SR1(CurvatureModel):
     name: ClassVar[str] = "sr1"
     memory: int = 10
     skip: float = 1e-8
+
+    @property
+    def num_snapshots(self) -> int:
+        return self.memory
 
     def data_curvature(self, view: CurvatureView) -> Curvature:
         points = [*view.snapshots[-self.memory :], view.point.weights]

@@ -49,3 +49,39 @@ def _orthogonalize(vector: Tensor, rows: Tensor) -> Tensor:
     for _ in range(2):  # twice is enough (Parlett)
         vector = vector - rows.T @ (rows @ vector)
     return vector
+
+
+def conjugate_gradient(
+    operator: LinearOperator,
+    right: Float64[Tensor, " n"],
+    iterations: int,
+    *,
+    damping: float = 0.0,
+    rtol: float = 1e-10,
+) -> tuple[Float64[Tensor, " n"], int]:
+    """Solve ``(A + μ I) x = b`` by conjugate gradients, truncated at negative curvature; returns x and the steps taken.
+
+    Args:
+        damping: μ in multiples of the curvature ``bᵀAb / bᵀb`` (its magnitude) along the right-hand side.
+
+    Reference: Steihaug (1983), The conjugate gradient method and trust regions; Nocedal & Wright (2006), algorithm 7.1.
+    """
+    solution, residual = torch.zeros_like(right), right.clone()
+    direction, square = right.clone(), float(right @ right)
+    stop, shift = rtol**2 * square, 0.0
+    for step in range(iterations):
+        if square <= stop:
+            return solution, step
+        product = operator.matvec(direction)
+        if step == 0:
+            shift = damping * abs(float(direction @ product)) / square
+        product = product + shift * direction
+        curvature = float(direction @ product)
+        if curvature <= 0:
+            return (direction if step == 0 else solution), step + 1
+        length = square / curvature
+        solution = solution + length * direction
+        residual = residual - length * product
+        square, previous = float(residual @ residual), square
+        direction = residual + square / previous * direction
+    return solution, iterations

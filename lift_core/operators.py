@@ -7,6 +7,7 @@ stands for the constraint matrix ``[J  H]`` of a direction LP. An operator that 
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
@@ -120,6 +121,9 @@ class Sparse(LinearOperator):
 
     def __init__(self, matrix: sp.spmatrix | sp.sparray, device: torch.device | str = "cpu") -> None:
         self.matrix = sp.csr_matrix(matrix, dtype=np.float64)
+        if not self.matrix.has_canonical_format:
+            self.matrix = self.matrix.copy()  # the caller's matrix stays as it is
+            self.matrix.sum_duplicates()
         if not np.isfinite(self.matrix.data).all():
             raise ValueError("matrix: its entries must be finite, but NaN or inf was found")
         rows, columns = self.matrix.get_shape()
@@ -379,12 +383,12 @@ def require_finite(**tensors: Tensor) -> None:
         bad = ~torch.isfinite(tensor)
         if bad.any():
             index = tuple(int(i) for i in bad.nonzero()[0])
-            raise ValueError(
-                f"{name}: expected finite entries, but {name}{list(index)} is {tensor[index].item()} ({int(bad.sum())} bad)"
-            )
+            raise ValueError(f"{name}: expected finite entries, but {name}{list(index)} = {tensor[index].item()}")
 
 
 def _torch_csr(matrix: sp.csr_matrix, device: torch.device) -> Tensor:
     pointers, columns = (torch.from_numpy(a.astype(np.int64)) for a in (matrix.indptr, matrix.indices))
     values = torch.from_numpy(matrix.data.copy())
-    return torch.sparse_csr_tensor(pointers, columns, values, size=matrix.shape, check_invariants=False).to(device)
+    with warnings.catch_warnings():  # torch calls its CSR tensors beta; we only multiply with them
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(pointers, columns, values, size=matrix.shape, check_invariants=False).to(device)

@@ -45,8 +45,9 @@ class Point:
                     f"{name}: expected a flat float64 vector, got {vector.dtype} of shape {tuple(vector.shape)}"
                 )
 
-    def is_finite(self) -> bool:
-        return bool(torch.isfinite(self.hyper).all() and torch.isfinite(self.weights).all())
+    def moved(self, d_hyper: Tensor, d_weights: Tensor, step_size: float) -> Point:
+        """``(λ, θ) + t d``."""
+        return Point(self.hyper + step_size * d_hyper, self.weights + step_size * d_weights)
 
 
 class BilevelProblem(ABC):
@@ -58,6 +59,7 @@ class BilevelProblem(ABC):
         hyper_names: one name per hyperparameter.
         hyper_lower, hyper_upper: bounds on λ, shape (p,).
         groups: named slices of θ (blocks, tensors, ...): what reports and radii speak of.
+        metric_name: what `metric` turns a loss into.
         hyper_in_training: whether L_train itself depends on λ (then `mixed` differentiates it).
     """
 
@@ -68,6 +70,7 @@ class BilevelProblem(ABC):
     hyper_upper: Float64[Tensor, " p"]
     groups: Mapping[str, slice]
     hyper_in_training: bool = False
+    metric_name: ClassVar[str] = "loss"
 
     # -- what a problem describes -------------------------------------------------------------------------------
 
@@ -102,6 +105,14 @@ class BilevelProblem(ABC):
         raise TypeError(
             f"{type(self).__name__} does not describe outputs and output_loss, which Gauss-Newton curvature needs"
         )
+
+    def describe(self) -> str:
+        """What tells this problem from another: a checkpoint is only resumed on the problem it was written for."""
+        return f"{self.name}: {len(self.hyper_names)} hyperparameters, groups {dict(self.groups)}"
+
+    def metric(self, loss: float) -> float:
+        """The loss in the unit that tables show, called `metric_name` there; lower is better."""
+        return loss
 
     # -- oracles: autodiff defaults -----------------------------------------------------------------------------
 

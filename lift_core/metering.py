@@ -1,0 +1,110 @@
+"""What a method spends: a problem that counts its own oracles.
+
+The unit is one pass over the training split: a gradient on a tenth of its examples counts 0.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lift_core.operators import LinearOperator, MatrixFree
+from lift_core.problem import Batch, BilevelProblem, Point, Split
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Passes over (as many examples as) the training split, by kind."""
+
+    evaluations: float = 0.0
+    gradients: float = 0.0
+    hvps: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.evaluations + other.evaluations, self.gradients + other.gradients, self.hvps + other.hvps)
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.evaluations - other.evaluations, self.gradients - other.gradients, self.hvps - other.hvps)
+
+    @property
+    def gradient_equivalents(self) -> float:
+        """Gradients, one Hessian product counted as two and one evaluation as a third."""
+        return self.gradients + 2 * self.hvps + self.evaluations / 3
+
+
+class Metered(BilevelProblem):
+    """A problem whose oracles add up in ``cost``; everything else is the problem's own.
+
+    Args:
+        inner: the problem.
+        on_spend: called after every oracle call, for progress displays.
+    """
+
+    name = "metered"
+
+    def __init__(self, inner: BilevelProblem, on_spend: Callable[[Cost], None] | None = None) -> None:
+        self.inner, self.cost, self._on_spend = inner, Cost(), on_spend
+        self.regularizer, self.hyper_in_training = inner.regularizer, inner.hyper_in_training
+        self.hyper_names, self.groups = inner.hyper_names, inner.groups
+        self.hyper_lower, self.hyper_upper = inner.hyper_lower, inner.hyper_upper
+        self._pass = inner.num_examples("train")
+
+    def initial_point(self) -> Point:
+        return self.inner.initial_point()
+
+    def batches(self, split: Split) -> Sequence[Batch]:
+        return self.inner.batches(split)
+
+    def batch_size(self, batch: Batch) -> int:
+        return self.inner.batch_size(batch)
+
+    def upper_loss(self, hyper: Tensor, weights: Tensor, batch: Batch) -> Tensor:
+        return self.inner.upper_loss(hyper, weights, batch)
+
+    def training_loss(self, hyper: Tensor, weights: Tensor, batch: Batch) -> Tensor:
+        return self.inner.training_loss(hyper, weights, batch)
+
+    def loss(self, point: Point, split: Split) -> float:
+        self._spend(Cost(evaluations=self._share(self.batches(split))))
+        return self.inner.loss(point, split)
+
+    def lower_loss(self, point: Point) -> float:
+        self._spend(Cost(evaluations=1.0))
+        return self.inner.lower_loss(point)
+
+    def upper_gradient(self, point: Point, split: Split = "direction") -> tuple[Tensor, Tensor]:
+        self._spend(Cost(gradients=self._share(self.batches(split))))
+        return self.inner.upper_gradient(point, split)
+
+    def training_gradient(self, point: Point, batches: Sequence[Batch] | None = None) -> Tensor:
+        self._spend(Cost(gradients=1.0 if batches is None else self._share(batches)))
+        return self.inner.training_gradient(point, batches)
+
+    def mixed(self, point: Point) -> LinearOperator:
+        self._spend(Cost(gradients=1.0 if self.hyper_in_training else 0.0))
+        return self.inner.mixed(point)
+
+    def training_hessian(self, point: Point, batches: Sequence[Batch] | None = None) -> LinearOperator:
+        return self._counting(self.inner.training_hessian(point, batches), batches)
+
+    def training_gauss_newton(self, point: Point, batches: Sequence[Batch] | None = None) -> LinearOperator:
+        return self._counting(self.inner.training_gauss_newton(point, batches), batches)
+
+    def _counting(self, operator: LinearOperator, batches: Sequence[Batch] | None) -> LinearOperator:
+        share = 1.0 if batches is None else self._share(batches)
+
+        def matvec(vector: Tensor) -> Tensor:
+            self._spend(Cost(hvps=share))
+            return operator.matvec(vector)
+
+        return MatrixFree(operator.shape, matvec, device=operator.device)
+
+    def _share(self, batches: Sequence[Batch]) -> float:
+        return sum(self.batch_size(batch) for batch in batches) / self._pass
+
+    def _spend(self, cost: Cost) -> None:
+        self.cost += cost
+        if self._on_spend is not None:
+            self._on_spend(self.cost)

@@ -1,0 +1,238 @@
+"""Moves: ways from one point to a better one. The LP direction and all of its controls share this one interface.
+
+A move proposes candidates; each carries its loss on the selection split, and the best of them wins. For a direction the
+candidates are the ends of line searches, for training they are the epochs (so that choosing is early stopping).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from lift_core.curvature import CurvatureModel, Snapshots, build_curvature
+from lift_core.direction import Linearization, TrustBox, linearize, slack_path_lps
+from lift_core.line_search import GoldenSection, LineSearch
+from lift_core.lp import LPBackend, LPSolution, solve_lps
+from lift_core.problem import BilevelProblem, Point
+from lift_core.training import Trainer, TrainingState
+
+Facts = dict[str, Any]
+"""What a report says of a candidate: JSON values only."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What every move starts from.
+
+    Attributes:
+        training: the point, with the optimiser's state.
+        selection_loss: F there, on the selection split.
+        snapshots: weights visited during the warm-up.
+        budget: passes over the training split (gradient equivalents) that a training control may spend.
+        trainer, line_search, seed: shared by all moves.
+    """
+
+    training: TrainingState
+    selection_loss: float
+    snapshots: Snapshots = ()
+    budget: float = math.inf
+    trainer: Trainer = field(default_factory=Trainer)
+    line_search: LineSearch = field(default_factory=GoldenSection)
+    seed: int = 0
+
+    @property
+    def point(self) -> Point:
+        return self.training.point
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A point that a move proposes.
+
+    Attributes:
+        label: what distinguishes it within its move (``"ρ=0.001"``, ``"epoch 3"``).
+        training: the point, with an optimiser's state from which training can go on.
+        selection_loss: F on the selection split.
+        curve: ``(t or epoch, selection loss)`` of everything that was evaluated on the way.
+        facts: for the report.
+    """
+
+    label: str
+    training: TrainingState
+    selection_loss: float
+    curve: tuple[tuple[float, float], ...]
+    facts: Facts = field(default_factory=Facts)
+
+    def describe(self) -> Facts:
+        """The candidate without its tensors, as JSON values."""
+        curve = [[t, _number(value)] for t, value in self.curve]
+        return {"label": self.label, "selection_loss": _number(self.selection_loss), "curve": curve} | self.facts
+
+
+class Move(ABC):
+    """A way to propose better points."""
+
+    name: str
+
+    @abstractmethod
+    def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
+        """Propose points, each evaluated on the selection split. May be empty."""
+
+    def best(self, problem: BilevelProblem, here: Situation) -> tuple[Candidate, list[Facts]]:
+        """The candidate of lowest selection loss, staying put included, and what there is to say of every one."""
+        best = Candidate("stay", here.training, here.selection_loss, ((0.0, here.selection_loss),))
+        described: list[Facts] = []
+        for candidate in self.candidates(problem, here):
+            described.append(candidate.describe())
+            best = candidate if candidate.selection_loss < best.selection_loss else best
+        return best, described
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A direction in (λ, θ) with the slope of F that its model predicts."""
+
+    label: str
+    d_hyper: Float64[Tensor, " p"]
+    d_weights: Float64[Tensor, " n"]
+    slope: float
+    facts: Facts = field(default_factory=Facts)
+
+
+class LineMove(Move):
+    """A move along directions: a line search on the selection split decides how far."""
+
+    @abstractmethod
+    def directions(self, problem: BilevelProblem, here: Situation, known: Linearization) -> Iterable[Direction]:
+        """The directions to search along."""
+
+    def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
+        for direction in self.directions(problem, here, linearize(problem, here.point)):
+            yield search_along(problem, here, direction)
+
+
+def search_along(problem: BilevelProblem, here: Situation, direction: Direction) -> Candidate:
+    """Line search along ``(λ, θ) + t d``, λ clipped to its bounds."""
+
+    def at(step_size: float) -> Point:
+        point = here.point.moved(direction.d_hyper, direction.d_weights, step_size)
+        return Point(point.hyper.clamp(problem.hyper_lower, problem.hyper_upper), point.weights)
+
+    found = here.line_search.search(lambda t: problem.loss(at(t), "selection"), here.selection_loss, direction.slope)
+    facts = direction.facts | {"step_size": found.step_size, "predicted_decrease": -direction.slope * found.step_size}
+    reached = TrainingState.fresh(at(found.step_size))
+    return Candidate(direction.label, reached, found.value, found.evaluations, facts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LPDirection(LineMove):
+    """The direction LP, for one slack ratio or along a ρ-path.
+
+    Attributes:
+        backend: solves it.
+        curvature: stands in for H.
+        slacks: ratios ρ in [0, 1], see METHOD `slack_unit`.
+        box: trust region and kept rows.
+    """
+
+    backend: LPBackend
+    curvature: CurvatureModel
+    slacks: tuple[float, ...] = (1e-3,)
+    box: TrustBox = field(default_factory=TrustBox)
+    name: str = "LiFT"
+
+    def __post_init__(self) -> None:
+        if not self.slacks or not all(0 <= slack <= 1 for slack in self.slacks):
+            raise ValueError(f"slacks: expected one or more ratios in [0, 1], got {self.slacks}")
+
+    def directions(self, problem: BilevelProblem, here: Situation, known: Linearization) -> Iterator[Direction]:
+        built = build_curvature(
+            self.curvature, problem, here.point, start=known.grad_weights, snapshots=here.snapshots, seed=here.seed
+        )
+        lps = slack_path_lps(problem, known, built.hessian, slacks=list(self.slacks), box=self.box, seed=here.seed)
+        p = len(known.grad_hyper)
+        shared = {
+            "curvature": self.curvature.name,
+            "smallest_curvature": _number(built.smallest),
+            "largest_curvature": _number(built.largest),
+            "bulk_curvature": _number(built.bulk),
+            "lower_gradient_norm": float(known.lower_gradient.norm()),
+            "rows": lps[0].num_rows,
+            "row_coverage": lps[0].num_rows / len(known.grad_weights),
+        }
+        for slack, lp, solution in zip(self.slacks, lps, solve_lps(lps, self.backend), strict=True):
+            if not torch.isfinite(solution.x).all():
+                continue  # the solver had no point to offer; its status stands in no candidate
+            facts = shared | {"slack": slack} | lp_facts(solution) | _box_share(lp.col_upper, solution.x, p)
+            yield Direction(f"ρ={slack:g}", solution.x[:p], solution.x[p:], solution.objective, facts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativeGradient(LineMove):
+    """``d = −∇F``, scaled so that its largest entry reaches the trust box."""
+
+    box: TrustBox = field(default_factory=TrustBox)
+    name: str = "-gradient"
+
+    def directions(self, problem: BilevelProblem, here: Situation, known: Linearization) -> Iterator[Direction]:
+        largest = float(known.grad_weights.abs().max().clamp(min=1e-300))
+        scale = float(self.box.weight_radii(problem, here.point).max()) / largest
+        slope = -scale * float(known.grad_weights.square().sum() + known.grad_hyper.square().sum())
+        yield Direction("-g", -scale * known.grad_hyper, -scale * known.grad_weights, slope)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignGradient(LineMove):
+    """``d = −Δ ⊙ sign ∇F``: what the direction LP becomes at ρ = 1."""
+
+    box: TrustBox = field(default_factory=TrustBox)
+    name: str = "-sign(gradient)"
+
+    def directions(self, problem: BilevelProblem, here: Situation, known: Linearization) -> Iterator[Direction]:
+        radii = self.box.weight_radii(problem, here.point)
+        slope = -float(radii @ known.grad_weights.abs() + self.box.hyper_radius * known.grad_hyper.abs().sum())
+        d_hyper = -self.box.hyper_radius * known.grad_hyper.sign()
+        yield Direction("-sign g", d_hyper, -radii * known.grad_weights.sign(), slope)
+
+
+def lp_facts(solution: LPSolution) -> Facts:
+    """What a report says of an LP solve."""
+    return {
+        "lp_backend": solution.backend,
+        "lp_status": solution.status.name,
+        "lp_objective": _number(solution.objective),
+        "lp_bound": _number(solution.bound),
+        "lp_primal_residual": _number(solution.kkt.primal),
+        "lp_dual_residual": _number(solution.kkt.dual),
+        "lp_gap": _number(solution.kkt.gap),
+        "lp_iterations": solution.iterations,
+        "lp_seconds": solution.seconds,
+    }
+
+
+def take_epochs(
+    problem: BilevelProblem, here: Situation, states: Iterator[TrainingState], count: int, label: str
+) -> Iterator[Candidate]:
+    """Candidates after each of the next ``count`` epochs, all carrying the curve up to then."""
+    curve = [(0.0, here.selection_loss)]
+    for number, state in enumerate(islice(states, count), start=1):
+        loss = problem.loss(state.point, "selection")
+        curve.append((float(number), loss))
+        yield Candidate(f"{label}epoch {number}", state, loss if math.isfinite(loss) else math.inf, tuple(curve))
+
+
+def _box_share(radius: Tensor, x: Tensor, num_hyper: int) -> Facts:
+    """Share of the weights that sit on the trust box."""
+    return {"weights_on_box": float((x.abs() >= radius * (1 - 1e-6))[num_hyper:].double().mean())}
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,163 @@
+"""What a search remembers and how it is written down: atomically, and readable without this package.
+
+A checkpoint is one safetensors file: tensors beside the JSON of everything else. Results are JSON with the same fields.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from lift_core.metering import Cost
+from lift_core.moves import Facts
+from lift_core.problem import Point
+from lift_core.training import TrainingState
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+class SearchStatus(enum.Enum):
+    """Why a search ended; the value is the sentence a user reads."""
+
+    ROUNDS_DONE = "all rounds were done"
+    STATIONARY = "stationary: the direction LP predicts no further decrease"
+    NO_DECREASE = "no candidate lowered the selection loss"
+    DIVERGED = "training diverged during the warm-up: lower the learning rate"
+    NO_DIRECTION = "the LP backend returned no direction; see the LP status"
+
+
+@dataclass(frozen=True)
+class SearchState:
+    """Everything that a search has done so far; a checkpoint holds exactly this.
+
+    Attributes:
+        training: the current point, with the optimiser's state.
+        warm: the point after the warm-up, where all controls start (None before).
+        snapshots: weights along the warm-up, oldest first.
+        warmup: one record per warm-up epoch.
+        steps: one record per round of local search.
+        controls: one record per control.
+        cost: spent so far by the search itself, controls aside.
+        status: None while the search goes on.
+    """
+
+    training: TrainingState
+    warm: TrainingState | None = None
+    snapshots: tuple[Tensor, ...] = ()
+    warmup: tuple[Facts, ...] = ()
+    steps: tuple[Facts, ...] = ()
+    controls: tuple[Facts, ...] = ()
+    cost: Cost = field(default_factory=Cost)
+    status: SearchStatus | None = None
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used, and why."""
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """A short hash of JSON-able settings: a checkpoint is only resumed by the search that wrote it."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def save_state(folder: Path, state: SearchState, *, settings_hash: str) -> None:
+    """Write a checkpoint atomically: a crash leaves the previous one."""
+    tensors = _training_tensors("training", state.training)
+    if state.warm is not None:
+        tensors |= _training_tensors("warm", state.warm)
+    tensors |= {f"snapshot.{i}": snapshot for i, snapshot in enumerate(state.snapshots)}
+    plain = {
+        "settings_hash": settings_hash,
+        "counters": _counters(state.training),
+        "warm_counters": None if state.warm is None else _counters(state.warm),
+        "warmup": state.warmup,
+        "steps": state.steps,
+        "controls": state.controls,
+        "cost": vars(state.cost),
+        "status": None if state.status is None else state.status.name,
+    }
+    content = save(
+        {name: tensor.contiguous().clone() for name, tensor in tensors.items()}, {"state": json.dumps(plain)}
+    )
+    write_atomically(folder / CHECKPOINT, content)
+
+
+def load_state(folder: Path, *, settings_hash: str) -> SearchState | None:
+    """The checkpoint of a folder, or None where there is none.
+
+    Raises:
+        CheckpointError: if the file is damaged, or was written by a search with other settings.
+    """
+    path = folder / CHECKPOINT
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            plain = json.loads(file.metadata()["state"])
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{path}: damaged or not a LiFT checkpoint ({error}); delete it to start again"
+        ) from error
+    if plain["settings_hash"] != settings_hash:
+        raise CheckpointError(f"{path}: written with other settings; resume with those, or choose another folder")
+    count = sum(name.startswith("snapshot.") for name in tensors)
+    return SearchState(
+        training=_training_state("training", tensors, plain["counters"]),
+        warm=None if plain["warm_counters"] is None else _training_state("warm", tensors, plain["warm_counters"]),
+        snapshots=tuple(tensors[f"snapshot.{i}"] for i in range(count)),
+        warmup=tuple(plain["warmup"]),
+        steps=tuple(plain["steps"]),
+        controls=tuple(plain["controls"]),
+        cost=Cost(**plain["cost"]),
+        status=None if plain["status"] is None else SearchStatus[plain["status"]],
+    )
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader, or a crash, sees the old or the new content and nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
+
+
+def without_times(record: Any) -> Any:
+    """A record without its timings (keys that end in ``seconds``): what two runs with one seed share."""
+    if isinstance(record, dict):
+        return {key: without_times(value) for key, value in record.items() if not key.endswith("seconds")}
+    return [without_times(value) for value in record] if isinstance(record, (list, tuple)) else record
+
+
+def _training_tensors(prefix: str, state: TrainingState) -> dict[str, Tensor]:
+    return {
+        f"{prefix}.hyper": state.point.hyper,
+        f"{prefix}.weights": state.point.weights,
+        f"{prefix}.first_moment": state.first_moment,
+        f"{prefix}.second_moment": state.second_moment,
+    }
+
+
+def _counters(state: TrainingState) -> dict[str, int]:
+    return {"steps": state.steps, "epochs": state.epochs}
+
+
+def _training_state(prefix: str, tensors: dict[str, Tensor], counters: dict[str, int]) -> TrainingState:
+    hyper, weights, first, second = (
+        tensors[f"{prefix}.{name}"].to(torch.float64) for name in ("hyper", "weights", "first_moment", "second_moment")
+    )
+    return replace(TrainingState.fresh(Point(hyper, weights)), first_moment=first, second_moment=second, **counters)

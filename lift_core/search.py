@@ -1,0 +1,277 @@
+"""LiFT's local search: warm up, then move (λ, θ) together along the direction of a linear program."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lift_core.curvature import CurvatureModel, LowRank
+from lift_core.direction import TrustBox
+from lift_core.line_search import GoldenSection, LineSearch
+from lift_core.lp import LPBackend
+from lift_core.metering import Cost, Metered
+from lift_core.moves import Candidate, Facts, LPDirection, Move, Situation, take_epochs
+from lift_core.problem import BilevelProblem, Point
+from lift_core.records import SearchState, SearchStatus, fingerprint, load_state, save_state
+from lift_core.training import Trainer, TrainingDivergedError, TrainingState
+
+OnProgress = Callable[[str, int, int, Cost], None]
+"""Called with (stage, done, total, cost so far) whenever something was spent."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        point: the final (λ, θ).
+        status: why it ended.
+        methods: one row per method, "before" (the warm-started point) and "LiFT" first, then the controls: losses on
+            all splits, the test split read once, after every choice was made, and what each spent.
+        warmup, steps: records of the stages, see `SearchState`.
+        hyper_names, hyper_before, hyper_after: λ after the warm-up and at the end.
+        cost: spent by warm-up and search.
+    """
+
+    point: Point
+    status: SearchStatus
+    methods: tuple[Facts, ...]
+    warmup: tuple[Facts, ...]
+    steps: tuple[Facts, ...]
+    hyper_names: tuple[str, ...]
+    hyper_before: tuple[float, ...]
+    hyper_after: tuple[float, ...]
+    cost: Cost
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values of everything but the weights."""
+        plain = {key: value for key, value in vars(self).items() if key != "point"}
+        return plain | {"status": self.status.name, "status_text": self.status.value, "cost": asdict(self.cost)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSearch:
+    """Warm-up, then rounds of *linearise → direction LP → line search → refit → accept*.
+
+    Attributes:
+        backend: solves the direction LPs.
+        curvature: stands in for the training Hessian.
+        slack: ρ in [0, 1], or a path of them: the line search on the selection split picks.
+        box: trust region of the direction, and the rows it respects.
+        line_search: how far to go.
+        trainer: optimiser of warm-up, refits and training controls.
+        warmup_epochs: epochs of plain training before the first round.
+        refit_epochs: epochs that verify the move by training on at the new λ (0: none); the better is kept.
+        rounds: number of LP steps, at most.
+        tolerance: the search is stationary where ``−LP value ≤ tolerance``.
+        controls: other moves that start from the warm point and are reported beside the search.
+        seed: of everything random.
+
+    >>> from backends import HiGHS
+    >>> from lift_core import Exact
+    >>> from problems import Quadratic
+    >>> result = LocalSearch(backend=HiGHS(), curvature=Exact(), slack=0.0, warmup_epochs=0).run(Quadratic())
+    >>> result.methods[1]["selection"] <= result.methods[0]["selection"]
+    True
+    """
+
+    backend: LPBackend
+    curvature: CurvatureModel = field(default_factory=LowRank)
+    slack: float | tuple[float, ...] = 1e-3
+    box: TrustBox = field(default_factory=TrustBox)
+    line_search: LineSearch = field(default_factory=GoldenSection)
+    trainer: Trainer = field(default_factory=Trainer)
+    warmup_epochs: int = 2
+    refit_epochs: int = 0
+    rounds: int = 1
+    tolerance: float = 1e-10
+    controls: tuple[Move, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("warmup_epochs", 0), ("refit_epochs", 0), ("rounds", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
+        self.direction()  # refuses bad slacks now rather than after the warm-up
+
+    def direction(self) -> LPDirection:
+        """The LP move that this search makes."""
+        slacks = self.slack if isinstance(self.slack, tuple) else (float(self.slack),)
+        return LPDirection(backend=self.backend, curvature=self.curvature, slacks=slacks, box=self.box)
+
+    def run(
+        self, problem: BilevelProblem, *, folder: Path | None = None, on_progress: OnProgress | None = None
+    ) -> SearchResult:
+        """Run, or resume from the checkpoint in ``folder``; every finished stage is checkpointed there."""
+        recorder = _Recorder(self, problem, folder, on_progress)
+        state = recorder.resume() or SearchState(TrainingState.fresh(problem.initial_point()))
+        while state.status is None and len(state.warmup) < self.warmup_epochs:
+            state = recorder.keep(self._warm_up(recorder.meter("warm-up", len(state.warmup)), state))
+        state = replace(state, warm=state.warm or state.training)
+        while state.status is None and len(state.steps) < self.rounds:
+            state = recorder.keep(self._step(recorder.meter("LP step", len(state.steps)), state))
+        for control in self.controls[len(state.controls) :] if state.steps else ():
+            state = recorder.keep(self._control(recorder.meter(control.name, len(state.controls)), state, control))
+        return self._result(problem, state)
+
+    def _warm_up(self, problem: Metered, state: SearchState) -> SearchState:
+        began = time.perf_counter()
+        wanted = -(-self.curvature.num_snapshots // self.warmup_epochs)
+        try:
+            training, snapshots = self.trainer.epoch(problem, state.training, seed=self.seed, num_snapshots=wanted)
+        except TrainingDivergedError:
+            return replace(state, status=SearchStatus.DIVERGED)
+        record = {
+            "epoch": training.epochs,
+            "selection": problem.loss(training.point, "selection"),
+            "seconds": time.perf_counter() - began,
+        }
+        return replace(
+            state,
+            training=training,
+            snapshots=(*state.snapshots, *snapshots),
+            warmup=(*state.warmup, record),
+            cost=state.cost + problem.cost,
+        )
+
+    def _step(self, problem: Metered, state: SearchState) -> SearchState:
+        """One round of local search."""
+        began = time.perf_counter()
+        here = self._situation(problem, state.training, state.snapshots)
+        moved, candidates = self.direction().best(problem, here)
+        refitted = self._refit(problem, here, moved)
+        best = min((moved, refitted), key=lambda candidate: candidate.selection_loss)
+        accepted = best.selection_loss < here.selection_loss
+        record: Facts = {
+            "accepted": accepted,
+            "refit_kept": best is refitted and best is not moved,
+            "label": moved.label,
+            "candidates": candidates,
+            "refit_curve": [list(pair) for pair in refitted.curve] if refitted is not moved else [],
+            "before": _losses(problem, here.point),
+            "moved": _losses(problem, moved.training.point),
+            "after": _losses(problem, best.training.point),
+            "hyper": best.training.point.hyper.tolist(),
+            "cost": asdict(problem.cost),
+            "seconds": time.perf_counter() - began,
+        }
+        return replace(
+            state,
+            training=best.training,
+            snapshots=(*state.snapshots, here.point.weights),
+            steps=(*state.steps, record),
+            cost=state.cost + problem.cost,
+            status=self._verdict(candidates, accepted, len(state.steps) + 1),
+        )
+
+    def _refit(self, problem: Metered, here: Situation, moved: Candidate) -> Candidate:
+        """The best of some epochs of training at the new λ, from the moved weights; ``moved`` where none is wanted."""
+        if self.refit_epochs == 0 or moved.label == "stay":
+            return moved
+        start = replace(here, training=moved.training, selection_loss=moved.selection_loss)
+        states = self.trainer.epochs(problem, moved.training, seed=self.seed)
+        try:
+            return min(take_epochs(problem, start, states, self.refit_epochs, "refit "), key=lambda c: c.selection_loss)
+        except TrainingDivergedError:
+            return moved
+
+    def _verdict(self, candidates: list[Facts], accepted: bool, rounds_done: int) -> SearchStatus | None:
+        if not candidates:
+            return SearchStatus.NO_DIRECTION
+        if all(-(candidate["lp_objective"] or 0.0) <= self.tolerance for candidate in candidates):
+            return SearchStatus.STATIONARY
+        if not accepted:
+            return SearchStatus.NO_DECREASE
+        return SearchStatus.ROUNDS_DONE if rounds_done >= self.rounds else None
+
+    def _control(self, problem: Metered, state: SearchState, control: Move) -> SearchState:
+        assert state.warm is not None  # set before the first step
+        began = time.perf_counter()
+        spent = sum((Cost(**step["cost"]) for step in state.steps), start=Cost())
+        here = self._situation(problem, state.warm, state.snapshots, budget=spent.gradient_equivalents)
+        best, candidates = control.best(problem, here)
+        record = {
+            "method": control.name,
+            "label": best.label,
+            "candidates": candidates,
+            "cost": asdict(problem.cost),
+            "seconds": time.perf_counter() - began,
+        } | _losses(problem.inner, best.training.point, test=True)
+        return replace(state, controls=(*state.controls, record))
+
+    def _situation(
+        self, problem: Metered, training: TrainingState, snapshots: tuple[Any, ...], budget: float = float("inf")
+    ) -> Situation:
+        return Situation(
+            training=training,
+            selection_loss=problem.loss(training.point, "selection"),
+            snapshots=snapshots,
+            budget=budget,
+            trainer=self.trainer,
+            line_search=self.line_search,
+            seed=self.seed,
+        )
+
+    def _result(self, problem: BilevelProblem, state: SearchState) -> SearchResult:
+        warm, status = state.warm or state.training, state.status or SearchStatus.ROUNDS_DONE
+        spent = sum((Cost(**step["cost"]) for step in state.steps), start=Cost())
+        seconds = sum(step["seconds"] for step in state.steps)
+        before: Facts = {"method": "before", "cost": asdict(Cost()), "seconds": 0.0, "label": "warm start"}
+        lift: Facts = {"method": "LiFT", "cost": asdict(spent), "seconds": seconds}
+        lift["label"] = ", ".join(step["label"] for step in state.steps)
+        methods = (
+            before | _losses(problem, warm.point, test=True),
+            lift | _losses(problem, state.training.point, test=True),
+            *state.controls,
+        )
+        return SearchResult(
+            point=state.training.point,
+            status=status,
+            methods=methods,
+            warmup=state.warmup,
+            steps=state.steps,
+            hyper_names=problem.hyper_names,
+            hyper_before=tuple(warm.point.hyper.tolist()),
+            hyper_after=tuple(state.training.point.hyper.tolist()),
+            cost=state.cost,
+        )
+
+
+class _Recorder:
+    """The folder and the display of one run."""
+
+    def __init__(
+        self, search: LocalSearch, problem: BilevelProblem, folder: Path | None, on_progress: OnProgress | None
+    ) -> None:
+        self._search, self._problem, self._folder, self._on_progress = search, problem, folder, on_progress
+        self._hash = fingerprint({"search": repr(search), "problem": problem.describe()})
+
+    def resume(self) -> SearchState | None:
+        return None if self._folder is None else load_state(self._folder, settings_hash=self._hash)
+
+    def keep(self, state: SearchState) -> SearchState:
+        if self._folder is not None:
+            save_state(self._folder, state, settings_hash=self._hash)
+        return state
+
+    def meter(self, stage: str, done: int) -> Metered:
+        """The problem with a fresh counter, announced to the display under ``stage``."""
+        search, notify = self._search, self._on_progress
+        totals = {"warm-up": search.warmup_epochs, "LP step": search.rounds}
+        total = totals.get(stage, len(search.controls))
+        return Metered(self._problem, None if notify is None else lambda cost: notify(stage, done, total, cost))
+
+
+def _losses(problem: BilevelProblem, point: Point, *, test: bool = False) -> Facts:
+    """Loss on every split; the test split only where nothing is left to choose."""
+    inner = problem.inner if isinstance(problem, Metered) else problem  # reporting is not part of any budget
+    losses: Facts = {
+        "train": inner.loss(point, "train"),
+        "direction": inner.loss(point, "direction"),
+        "selection": inner.loss(point, "selection"),
+        "lower": inner.lower_loss(point),
+    }
+    return losses | ({"test": inner.loss(point, "test")} if test else {})

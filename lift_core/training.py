@@ -1,0 +1,116 @@
+"""Stochastic training of the lower level: warm-up, refits and the training controls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from lift_core.problem import BilevelProblem, Point, Split
+
+
+class TrainingDivergedError(ArithmeticError):
+    """The weights left the finite numbers."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """A point on the way, with the optimiser's state.
+
+    Attributes:
+        point: (λ, θ); training moves θ alone.
+        first_moment, second_moment: Adam's, shape (n,).
+        steps, epochs: counted since the optimiser was started.
+    """
+
+    point: Point
+    first_moment: Float64[Tensor, " n"]
+    second_moment: Float64[Tensor, " n"]
+    steps: int = 0
+    epochs: int = 0
+
+    @classmethod
+    def fresh(cls, point: Point) -> TrainingState:
+        return cls(point, torch.zeros_like(point.weights), torch.zeros_like(point.weights))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """Adam on ``f(λ, θ)`` at fixed λ, one batch a step, batches reshuffled every epoch.
+
+    Attributes:
+        learning_rate: Adam's.
+        betas: decay rates of the two moments.
+
+    Reference: Kingma & Ba (2015), algorithm 1.
+    """
+
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    def __post_init__(self) -> None:
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ValueError(f"learning_rate: expected a positive number, got {self.learning_rate}")
+
+    def epoch(
+        self,
+        problem: BilevelProblem,
+        state: TrainingState,
+        *,
+        seed: int,
+        splits: tuple[Split, ...] = ("train",),
+        num_snapshots: int = 0,
+    ) -> tuple[TrainingState, list[Tensor]]:
+        """One pass over the batches of ``splits``; also returns evenly spaced snapshots of the weights on the way.
+
+        Raises:
+            TrainingDivergedError: if the weights leave the finite numbers.
+        """
+        batches = [batch for split in splits for batch in problem.batches(split)]
+        order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed + 7919 * state.epochs))
+        weights = state.point.weights.clone().requires_grad_()
+        optimizer = self._optimizer(weights, state)
+        keep = {round(len(batches) * (i + 1) / num_snapshots) for i in range(num_snapshots)}
+        snapshots: list[Tensor] = []
+        for step, index in enumerate(order.tolist(), start=1):
+            here = Point(state.point.hyper, weights.detach())
+            weights.grad = problem.training_gradient(here, [batches[index]])
+            if problem.regularizer is not None:
+                weights.grad += problem.regularizer.gradient(here.hyper, here.weights)
+            optimizer.step()
+            if step in keep:
+                snapshots.append(weights.detach().clone())
+        if not torch.isfinite(weights).all():
+            raise TrainingDivergedError(
+                f"training diverged in epoch {state.epochs + 1}: lower learning_rate={self.learning_rate}"
+            )
+        moments = optimizer.state[weights]
+        reached = TrainingState(
+            Point(state.point.hyper, weights.detach()),
+            moments["exp_avg"],
+            moments["exp_avg_sq"],
+            state.steps + len(batches),
+            state.epochs + 1,
+        )
+        return reached, snapshots
+
+    def epochs(
+        self, problem: BilevelProblem, state: TrainingState, *, seed: int, splits: tuple[Split, ...] = ("train",)
+    ) -> Iterator[TrainingState]:
+        """Endless epochs, each with the state after it."""
+        while True:
+            state, _ = self.epoch(problem, state, seed=seed, splits=splits)
+            yield state
+
+    def _optimizer(self, weights: Tensor, state: TrainingState) -> torch.optim.Adam:
+        optimizer = torch.optim.Adam([weights], lr=self.learning_rate, betas=self.betas)
+        optimizer.state[weights] = {
+            "step": torch.tensor(float(state.steps)),
+            "exp_avg": state.first_moment.clone(),
+            "exp_avg_sq": state.second_moment.clone(),
+        }
+        return optimizer
