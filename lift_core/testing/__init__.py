@@ -1,4 +1,4 @@
-"""Contracts for plug-ins: plain functions that raise `AssertionError` with a sentence saying what is wrong and what is wanted.
+"""Contracts for plug-ins: functions that raise `AssertionError` with a sentence on what is wrong and what is wanted.
 
 `lift_core.testing.strategies` (hypothesis) and `lift_core.testing.known` build linear programs with known optima.
 """

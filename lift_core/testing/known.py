@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 from torch import Tensor
 
 from lift_core.lp import LinearProgram
@@ -22,6 +22,8 @@ Curvature = Literal["definite", "indefinite", "singular", "ill-conditioned", "lo
 
 BoundKind = Literal["at lower", "at upper", "fixed", "inside", "lower only", "upper only", "free"]
 """Where a row or column sits: binding with a non-zero dual (three kinds), or slack with a zero one (four kinds)."""
+
+_DUAL_SIGNS: dict[BoundKind, float] = {"at lower": 1.0, "at upper": -1.0, "fixed": -1.0}
 
 CURVATURES: tuple[Curvature, ...] = get_args(Curvature)
 BOUND_KINDS: tuple[BoundKind, ...] = get_args(BoundKind)
@@ -77,7 +79,7 @@ def known_lp(
 def closed_form_direction_lp(
     n: int, p: int, *, delta: float = 0.0, curvature: Curvature = "definite", hyper_radius: float = 1.0, seed: int = 0
 ) -> KnownLP:
-    """A direction LP with all rows, whose weights' box is wide enough not to bind: its row duals are the adjoint ``H⁻¹g``.
+    """A direction LP with all rows and a box that the weights do not reach: its row duals are the adjoint ``H⁻¹g``.
 
         adj = H⁻¹ g,  d_λ = −Δ_λ sign(h),  d_θ = −H⁻¹ (J d_λ + δ sign adj)
 
@@ -118,8 +120,8 @@ def known_direction_lp(
 ) -> KnownLP:
     """A direction LP with unit radii, any curvature and any rows, built backwards.
 
-    x is drawn in the box, in the null space of the rows when ``exact`` (δ = 0, every row binds); otherwise δ is the largest
-    row activity, so that one row binds.
+    x is drawn in the box, in the null space of the rows when ``exact`` (δ = 0, every row binds); otherwise δ is the
+    largest row activity, so that one row binds.
 
     Args:
         n, p: weights and hyperparameters.
@@ -196,7 +198,7 @@ def _place(
     room = 0.25 + _quarters(len(kinds), generator).abs()
     dual = 0.25 + _quarters(len(kinds), generator).abs()
     inf = torch.full_like(values, math.inf)
-    lower, upper = {
+    bounds = {
         "at lower": (values, values + room),
         "at upper": (values - room, values),
         "fixed": (values, values),
@@ -204,12 +206,9 @@ def _place(
         "lower only": (values - room, inf),
         "upper only": (-inf, values + room),
         "free": (-inf, inf),
-    }, {"at lower": 1.0, "at upper": -1.0, "fixed": -1.0}
-    return (
-        _pick([lower[kind][0] for kind in kinds]),
-        _pick([lower[kind][1] for kind in kinds]),
-        dual * torch.tensor([upper.get(kind, 0.0) for kind in kinds], dtype=torch.float64),
-    )
+    }
+    signs = torch.tensor([_DUAL_SIGNS.get(kind, 0.0) for kind in kinds], dtype=torch.float64)
+    return _pick([bounds[kind][0] for kind in kinds]), _pick([bounds[kind][1] for kind in kinds]), dual * signs
 
 
 def _pick(vectors: list[Tensor]) -> Tensor:

@@ -1,0 +1,173 @@
+"""The local search end to end on small problems: it descends, counts, repeats, and survives interruptions."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import lift_core as lift
+from backends import HiGHS
+from lift_core.metering import Metered
+from lift_core.records import CHECKPOINT, CheckpointError, load_state, save_state, without_times, write_atomically
+from lift_core.search import SearchState
+from lift_core.training import Trainer, TrainingDivergedError, TrainingState
+from problems import Network, Quadratic
+
+SEARCH = lift.LocalSearch(
+    backend=HiGHS(), curvature=lift.LowRank(rank=20), slack=(0.0, 1e-2, 1e-1), trainer=Trainer(learning_rate=1e-2),
+    warmup_epochs=40, refit_epochs=3, controls=lift.standard_controls(lift.TrustBox()),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def result() -> lift.SearchResult:
+    return SEARCH.run(Network())
+
+
+def test_the_lp_step_lowers_the_selection_loss_and_every_control_stands_beside_it(result: lift.SearchResult) -> None:
+    before, moved, *controls = result.methods
+    assert moved["selection"] < before["selection"]
+    assert [control["method"] for control in controls] == [control.name for control in SEARCH.controls]
+    assert all(control["selection"] <= before["selection"] for control in controls)
+    assert all({"train", "direction", "selection", "test"} <= set(method) for method in result.methods)
+
+
+def test_reported_losses_are_those_of_the_reported_point(result: lift.SearchResult) -> None:
+    problem = Network()
+    for split in ("train", "direction", "selection", "test"):
+        assert result.methods[1][split] == pytest.approx(problem.loss(result.point, split), rel=1e-12)
+    assert result.point.hyper.tolist() == list(result.hyper_after)
+
+
+def test_two_runs_with_one_seed_give_one_result(result: lift.SearchResult) -> None:
+    again = SEARCH.run(Network())
+    assert json.dumps(without_times(again.to_json())) == json.dumps(without_times(result.to_json()))
+
+
+@pytest.mark.parametrize("stages", (1, 17, 40, 41, 44, 47))
+def test_resuming_after_any_stage_ends_with_the_same_result(
+    stages: int, result: lift.SearchResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def crash_later(folder: Path, state: SearchState, *, settings_hash: str) -> None:
+        nonlocal calls
+        calls += 1
+        save_state(folder, state, settings_hash=settings_hash)
+        if calls == stages:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("lift_core.search.save_state", crash_later)
+    with pytest.raises(KeyboardInterrupt):
+        SEARCH.run(Network(), folder=tmp_path)
+    monkeypatch.undo()
+    resumed = SEARCH.run(Network(), folder=tmp_path)
+    assert json.dumps(without_times(resumed.to_json())) == json.dumps(without_times(result.to_json()))
+    assert torch.equal(resumed.point.weights, result.point.weights)
+
+
+def test_several_rounds_go_on_from_where_the_last_one_ended() -> None:
+    search = replace(SEARCH, rounds=3, controls=(), refit_epochs=0)
+    result = search.run(Network())
+    assert 1 <= len(result.steps) <= 3
+    for first, second in zip(result.steps, result.steps[1:], strict=False):
+        assert second["before"] == first["after"]
+    assert all(step["after"]["selection"] <= step["before"]["selection"] for step in result.steps)
+
+
+def test_a_solved_problem_is_stationary_and_keeps_its_point() -> None:
+    class Solved(Quadratic):
+        def upper_gradient(self, point, split="direction"):
+            return torch.zeros_like(point.hyper), torch.zeros_like(point.weights)
+
+    result = replace(SEARCH, warmup_epochs=0, controls=(), refit_epochs=0).run(Solved())
+    assert result.status is lift.SearchStatus.STATIONARY
+    assert torch.equal(result.point.weights, Solved().initial_point().weights)
+
+
+def test_divergence_is_a_status_and_the_last_finite_point_is_kept() -> None:
+    class Exploding(Network):
+        def training_gradient(self, point, batches=None):
+            return super().training_gradient(point, batches) * float("nan")
+
+    with pytest.raises(TrainingDivergedError, match="learning_rate"):
+        Trainer().epoch(Exploding(), TrainingState.fresh(Network().initial_point()), seed=0)
+    result = replace(SEARCH, controls=()).run(Exploding())
+    assert result.status is lift.SearchStatus.DIVERGED
+    assert torch.isfinite(result.point.weights).all()
+
+
+def test_the_meter_counts_passes_over_the_training_split() -> None:
+    problem = Network()
+    metered = Metered(problem)
+    point = problem.initial_point()
+    metered.training_gradient(point)
+    metered.upper_gradient(point, "direction")
+    hessian = metered.training_hessian(point)
+    for _ in range(3):
+        hessian.matvec(point.weights)
+    metered.loss(point, "selection")
+    share = problem.num_examples("direction") / problem.num_examples("train")
+    assert metered.cost.gradients == pytest.approx(1 + share)
+    assert metered.cost.hvps == 3
+    assert metered.cost.evaluations == pytest.approx(problem.num_examples("selection") / problem.num_examples("train"))
+    assert metered.cost.gradient_equivalents == pytest.approx(1 + share + 6 + metered.cost.evaluations / 3)
+
+
+def test_the_lp_step_spends_what_its_curvature_model_announces(result: lift.SearchResult) -> None:
+    assert result.steps[0]["cost"]["hvps"] == 20 + 8
+    assert result.methods[0]["cost"] == {"evaluations": 0.0, "gradients": 0.0, "hvps": 0.0}
+
+
+@pytest.mark.parametrize("damage", ["half", "empty", "text", "other settings"])
+def test_a_checkpoint_that_cannot_be_used_says_why(damage: str, tmp_path: Path) -> None:
+    search = replace(SEARCH, controls=(), warmup_epochs=1)
+    search.run(Network(), folder=tmp_path)
+    path = tmp_path / CHECKPOINT
+    content = path.read_bytes()
+    if damage == "other settings":
+        search = replace(search, seed=1)
+    else:
+        path.write_bytes({"half": content[: len(content) // 2], "empty": b"", "text": b"not a checkpoint"}[damage])
+    with pytest.raises(CheckpointError, match=str(CHECKPOINT)):
+        search.run(Network(), folder=tmp_path)
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, "old")
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+
+
+def test_state_survives_the_round_trip(tmp_path: Path) -> None:
+    state = SearchState(TrainingState.fresh(Quadratic().initial_point()), snapshots=(torch.ones(6).double(),))
+    save_state(tmp_path, state, settings_hash="x")
+    loaded = load_state(tmp_path, settings_hash="x")
+    assert loaded is not None
+    assert torch.equal(loaded.training.point.weights, state.training.point.weights)
+    assert torch.equal(loaded.snapshots[0], state.snapshots[0])
+    assert load_state(tmp_path / "nothing", settings_hash="x") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"slack": 2.0}, "slacks"),
+        ({"slack": ()}, "slacks"),
+        ({"rounds": 0}, "rounds"),
+        ({"warmup_epochs": -1}, "warmup_epochs"),
+        ({"refit_epochs": -1}, "refit_epochs"),
+    ],
+)
+def test_bad_options_are_named(options: dict, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        replace(SEARCH, **options)
