@@ -83,7 +83,7 @@ class MoreTraining(Move):
 
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
         cost = sum(problem.num_examples(split) for split in self.splits) / problem.num_examples("train")
-        count = min(self.max_epochs, max(1, math.floor(here.budget / cost)))
+        count = max(1, math.floor(min(self.max_epochs, here.budget / cost)))
         states = here.trainer.epochs(problem, here.training, seed=here.seed, splits=self.splits)
         best, best_epoch = here.selection_loss, 0
         try:
@@ -122,7 +122,7 @@ class HyperSearch(Move):
             generator = torch.Generator().manual_seed(here.seed)
             draws = torch.rand(self.trials, p, generator=generator, dtype=torch.float64)
             shifts = self.reach * (2 * draws - 1)
-        count = min(self.max_epochs, max(1, math.floor(here.budget / self.trials)))
+        count = max(1, math.floor(min(self.max_epochs, here.budget / self.trials)))
         for number, shift in enumerate(shifts):
             hyper = (here.point.hyper + shift).clamp(problem.hyper_lower, problem.hyper_upper)
             start = replace(here.training, point=Point(hyper, here.point.weights))

@@ -25,7 +25,7 @@ _HONEST_FAILURES = {
 def check_backend(backend: LPBackend, *, cases: Iterable[LPCase] | None = None) -> None:
     """Run a backend on a table of named programs and hold every answer to what is known about it.
 
-    An optimum must be found to ``backend.rtol``; a program without one may be given up on, but never come back as optimal.
+    An optimum must be found to ``backend.rtol``; one without may be given up on, but never come back as optimal.
     Broken data must be refused before the backend sees it, the program must not be changed, a warm start must be
     accepted, a sequence must yield one answer per program, and a time limit must be reported as such.
 

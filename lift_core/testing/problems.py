@@ -188,7 +188,7 @@ class _DerivativeChecks:
         mean = torch.stack([size * part for size, part in zip(sizes, parts, strict=True)]).sum(0) / sum(sizes)
         whole = self.problem.training_gradient(self.point)
         assert (mean - whole).norm() <= self.rtol * (1e-4 + whole.norm()), (
-            f"{self.who}.training_gradient: the mean over single batches, weighted by batch_size, differs from the whole"
+            f"{self.who}.training_gradient: the mean over batches, weighted by batch_size, differs from the whole"
         )
 
     def hessian(self) -> None:
@@ -265,7 +265,7 @@ class _DerivativeChecks:
         assert torch.isfinite(vector).all(), f"{self.who}.{name}: NaN or inf"
 
     def _check_slope(self, name: str, gradient: Tensor, value: Callable[[float, Tensor], Tensor]) -> None:
-        """``gᵀv`` along mixtures of the gradient with random directions: in high dimension the latter alone see little."""
+        """``gᵀv`` along mixtures of the gradient with random directions: alone these see little of a long gradient."""
         for _ in range(self.num_directions):
             v = self._draw(gradient)
             if gradient.norm() > 0:

@@ -1,0 +1,95 @@
+"""Reading ``key=value`` pairs and lists from the command line, and checking them against what a class takes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+_LITERALS = {"True": True, "False": False, "None": None}
+
+
+def parse_value(text: str) -> Any:
+    """A JSON literal (number, true, false, null, list, quoted string), or else the text itself.
+
+    >>> [parse_value(text) for text in ("3", "1e-3", "true", "[1, 2]", "gpt2")]
+    [3, 0.001, True, [1, 2], 'gpt2']
+    """
+    if text in _LITERALS:
+        return _LITERALS[text]
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def parse_pairs(flag: str, pairs: Iterable[str]) -> dict[str, Any]:
+    """``["rank=64", ...]`` as a dictionary.
+
+    Raises:
+        ValueError: where a pair has no ``=`` or no key.
+    """
+    parsed: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise ValueError(f"{flag}: expected KEY=VALUE, got {pair!r}")
+        parsed[key.strip().replace("-", "_")] = parse_value(value.strip())
+    return parsed
+
+
+def parse_numbers(flag: str, text: str) -> tuple[float, ...]:
+    """``"0,1e-3"`` as numbers.
+
+    Raises:
+        ValueError: where a part is no number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"{flag}: expected one or more numbers separated by commas, got {text!r}") from None
+
+
+def check_options(flag: str, target: Callable[..., object], options: Mapping[str, Any]) -> None:
+    """Refuse options that ``target`` (a class) does not take, or whose type it cannot mean.
+
+    Raises:
+        ValueError: naming the flag, the option, what came and what is wanted.
+    """
+    parameters = inspect.signature(target).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
+    for name, value in options.items():
+        if name not in parameters:
+            known = ", ".join(parameters) or "none at all"
+            raise ValueError(f"{flag} {name}={value}: {target.__name__} has no such option; it has {known}")
+        if not _fits(value, hints.get(name, Any)):
+            wanted = _sentence(hints[name])
+            raise ValueError(f"{flag} {name}={value}: {target.__name__} wants {wanted}, got {value!r}")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a JSON value can mean ``hint``; hints that JSON cannot express are left to the class."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    return value is None if hint is types.NoneType else True
+
+
+def _sentence(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(hint)))
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_sentence(part) for part in get_args(hint))
+    names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text", types.NoneType: "null"}
+    return names.get(hint, str(hint))

@@ -1,0 +1,154 @@
+"""The settings of ``lift run``: from flags or ``config.json`` to a `LocalSearch`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from lift_core.controls import standard_controls
+from lift_core.curvature import SR1, CurvatureModel, Exact, GaussNewton, HessianDiagonal, LowRank
+from lift_core.direction import Rows, TrustBox
+from lift_core.line_search import Armijo, GoldenSection, LineSearch
+from lift_core.plugins import load_backend
+from lift_core.problem import BilevelProblem
+from lift_core.records import CheckpointError, write_atomically
+from lift_core.search import LocalSearch
+from lift_core.training import Trainer
+
+from lift_core.cli.options import check_options
+
+CONFIG = "config.json"
+CURVATURES = {model.name: model for model in (Exact, GaussNewton, LowRank, SR1, HessianDiagonal)}
+LineSearchName = Literal["golden", "armijo"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Everything that decides what a run computes; names are those of the flags.
+
+    Attributes:
+        problem, problem_options: entry point or MODULE:NAME, and its keyword arguments.
+        backend, backend_options: same for the LP backend.
+        curvature, curvature_options: same for the curvature model, one of `CURVATURES`.
+        threads: of torch. Sums depend on it, so a resumed run uses the number it was started with.
+
+    >>> RunSettings(problem="quadratic", slack=(0.0,)).seed
+    0
+    """
+
+    problem: str = "gpt2_wikitext2"
+    problem_options: dict[str, Any] = field(default_factory=dict)
+    backend: str = "interior_point"
+    backend_options: dict[str, Any] = field(default_factory=dict)
+    curvature: str = LowRank.name
+    curvature_options: dict[str, Any] = field(default_factory=dict)
+    slack: tuple[float, ...] = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    hyper_radius: float = TrustBox.hyper_radius
+    weights_radius: float = TrustBox.weights_radius
+    relative: bool = TrustBox.relative
+    rows: Rows = "all"
+    kappa: float = TrustBox.kappa
+    line_search: LineSearchName = "golden"
+    max_evaluations: int = LineSearch.max_evaluations
+    learning_rate: float = Trainer.learning_rate
+    warmup_epochs: int = LocalSearch.warmup_epochs
+    refit_epochs: int = LocalSearch.refit_epochs
+    rounds: int = LocalSearch.rounds
+    controls: bool = True
+    seed: int = LocalSearch.seed
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.curvature not in CURVATURES:
+            raise ValueError(f"--curvature: expected one of {', '.join(CURVATURES)}, got {self.curvature!r}")
+        if self.line_search not in get_args(LineSearchName):
+            raise ValueError(f"--line-search: expected golden or armijo, got {self.line_search!r}")
+        if self.threads < 1:
+            raise ValueError(f"--threads: expected at least 1, got {self.threads}")
+
+    def search(self) -> LocalSearch:
+        """The search that these settings describe.
+
+        Raises:
+            ValueError: for unknown names, options or values.
+        """
+        box = TrustBox(
+            hyper_radius=self.hyper_radius,
+            weights_radius=self.weights_radius,
+            relative=self.relative,
+            rows=self.rows,
+            kappa=self.kappa,
+        )
+        curvature = self._curvature()
+        line_search = Armijo if self.line_search == "armijo" else GoldenSection
+        return LocalSearch(
+            backend=load_backend(self.backend, **self.backend_options),
+            curvature=curvature,
+            slack=self.slack,
+            box=box,
+            line_search=line_search(max_evaluations=self.max_evaluations),
+            trainer=Trainer(learning_rate=self.learning_rate),
+            warmup_epochs=self.warmup_epochs,
+            refit_epochs=self.refit_epochs,
+            rounds=self.rounds,
+            controls=standard_controls(box, share=curvature.share) if self.controls else (),
+            seed=self.seed,
+        )
+
+    def _curvature(self) -> CurvatureModel:
+        model = CURVATURES[self.curvature]
+        check_options("--curvature-set", model, self.curvature_options)
+        return model(**self.curvature_options)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, slacks as a list."""
+        return asdict(self) | {"slack": list(self.slack)}
+
+
+def resolve(given: Mapping[str, Any], problem: BilevelProblem) -> RunSettings:
+    """What the user gave, else what the problem suggests, else the defaults.
+
+    A suggested option of a backend or curvature model is dropped where the user chose another one.
+
+    Raises:
+        ValueError: where the problem suggests something that is no setting.
+    """
+    suggested = dict(getattr(problem, "suggested_search", {}))
+    unknown = suggested.keys() - {setting.name for setting in fields(RunSettings)}
+    if unknown:
+        raise ValueError(f"{type(problem).__name__}.suggested_search: no such settings: {', '.join(sorted(unknown))}")
+    merged = suggested | given
+    for choice in ("backend", "curvature"):
+        options = f"{choice}_options"
+        if given.get(choice, suggested.get(choice)) == suggested.get(choice):
+            merged[options] = suggested.get(options, {}) | given.get(options, {})
+        else:
+            merged[options] = given.get(options, {})
+    return _from_mapping(merged)
+
+
+def write_config(folder: Path, settings: RunSettings) -> None:
+    write_atomically(folder / CONFIG, json.dumps(settings.to_json(), indent=2, sort_keys=True) + "\n")
+
+
+def read_config(folder: Path) -> RunSettings:
+    """The settings of the run in a folder.
+
+    Raises:
+        CheckpointError: if there are none, or the file is damaged.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"{path}: not found, so there is no run to resume; start one with lift run --out {folder}")
+    try:
+        return _from_mapping(json.loads(path.read_text()))
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged or not written by lift run ({error})") from error
+
+
+def _from_mapping(values: Mapping[str, Any]) -> RunSettings:
+    slack = values.get("slack", RunSettings.slack)
+    return RunSettings(**{**values, "slack": tuple(slack) if isinstance(slack, (list, tuple)) else (float(slack),)})

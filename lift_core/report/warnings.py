@@ -1,0 +1,88 @@
+"""What a reader must know before believing a run's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+Document = Mapping[str, Any]
+NEAR_ZERO = 1e-3
+"""Slack ratios up to here ask for training optimality in earnest, so curvature must be trustworthy."""
+
+
+def find_warnings(document: Document) -> list[str]:
+    """Sentences, most severe first; none where all is well.
+
+    Args:
+        document: of a run, see `report_document`; the key ``warnings`` itself aside.
+    """
+    return [sentence for check in _CHECKS for sentence in check(document)]
+
+
+def _ending(document: Document) -> Iterator[str]:
+    if document["status"] in ("DIVERGED", "NO_DIRECTION", "NO_DECREASE"):
+        yield f"The search ended early: {document['status_text']}."
+
+
+def _shared_splits(document: Document) -> Iterator[str]:
+    if document["problem"]["selection_is_direction"]:
+        yield (
+            "Direction and selection data are the same: the validation numbers are fitted to the data that chose "
+            "them. Judge by the test numbers."
+        )
+
+
+def _overfitting(document: Document) -> Iterator[str]:
+    before, lift = document["methods"][:2]
+    if lift["selection"] < before["selection"] and lift["test"] > before["test"]:
+        yield "LiFT lowered the validation loss and raised the test loss: the direction data were over-fitted."
+
+
+def _stronger_control(document: Document) -> Iterator[str]:
+    _, lift, *controls = document["methods"]
+    better = [control["method"] for control in controls if control["test"] < lift["test"]]
+    if better:
+        yield f"Lower test loss than LiFT: {', '.join(better)}."
+
+
+def _row_coverage(document: Document) -> Iterator[str]:
+    coverage = document["row_coverage"]
+    if coverage is not None and coverage < 1:
+        yield (
+            f"Only {coverage:.3g} of the optimality rows were kept: most weights are then free of the training "
+            "condition, and the direction comes close to sign descent on the direction data."
+        )
+
+
+def _lp_statuses(document: Document) -> Iterator[str]:
+    for number, step in enumerate(document["steps"], start=1):
+        for candidate in step["candidates"]:
+            if candidate["lp_status"] != "OPTIMAL":
+                yield (
+                    f"Round {number}, {candidate['label']}: the LP ended as {candidate['lp_status']}, not OPTIMAL; "
+                    "its direction is feasible to the residuals shown, and no more."
+                )
+
+
+def _negative_curvature(document: Document) -> Iterator[str]:
+    if document["search"]["definiteness"] != "raw":
+        return
+    for number, step in enumerate(document["steps"], start=1):
+        tight = [c for c in step["candidates"] if c["slack"] <= NEAR_ZERO and (c["smallest_curvature"] or 0) < 0]
+        if tight:
+            labels = ", ".join(candidate["label"] for candidate in tight)
+            yield (
+                f"Round {number}: negative curvature ({tight[0]['smallest_curvature']:.2g}) at {labels}. Near ρ = 0 it "
+                "can flip the sign of the hypergradient; compare with definiteness=clamped."
+            )
+
+
+_CHECKS: tuple[Callable[[Document], Iterator[str]], ...] = (
+    _ending,
+    _shared_splits,
+    _overfitting,
+    _stronger_control,
+    _row_coverage,
+    _lp_statuses,
+    _negative_curvature,
+)

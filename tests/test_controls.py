@@ -1,0 +1,131 @@
+"""The controls do what their names say, on a budget, and through the interface of the LP direction."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from backends import HiGHS
+from lift_core import (
+    Exact,
+    HyperSearch,
+    ImplicitHypergradient,
+    LPDirection,
+    Metered,
+    MoreTraining,
+    Move,
+    NegativeGradient,
+    SignGradient,
+    TrustBox,
+    build_curvature,
+    linearize,
+    standard_controls,
+)
+from lift_core.moves import LineMove, Situation
+from lift_core.training import Trainer, TrainingState
+from problems import Network, Quadratic
+
+
+def situation(problem, **options) -> Situation:
+    point = problem.initial_point()
+    return Situation(TrainingState.fresh(point), problem.loss(point, "selection"), **options)
+
+
+def only_direction(move: LineMove, problem):
+    here = situation(problem)
+    (direction,) = move.directions(problem, here, linearize(problem, here.point))
+    return direction
+
+
+def test_implicit_hypergradient_is_the_closed_form() -> None:
+    problem = Quadratic(num_weights=8, num_hyper=3)
+    here = linearize(problem, problem.initial_point())
+    hessian = build_curvature(Exact(), problem, here.point, start=here.grad_weights).hessian.to_dense()
+    mixed = here.mixed.to_dense()
+    exact = here.grad_hyper - mixed.T @ torch.linalg.solve(hessian, here.grad_weights)
+    direction = only_direction(ImplicitHypergradient(iterations=50, damping=0.0), problem)
+    torch.testing.assert_close(direction.d_hyper, -exact / exact.abs().max(), rtol=1e-8, atol=1e-10)
+    torch.testing.assert_close(hessian @ direction.d_weights, -mixed @ direction.d_hyper, rtol=1e-8, atol=1e-10)
+    assert direction.slope == pytest.approx(float(exact @ direction.d_hyper))
+    assert direction.slope < 0
+
+
+@pytest.mark.parametrize("move", [NegativeGradient(), SignGradient(), ImplicitHypergradient()], ids=lambda m: m.name)
+def test_predicted_slope_is_the_derivative_of_the_direction_loss(move: LineMove) -> None:
+    problem = Quadratic(hyper_cost=True)
+    point = problem.initial_point()
+    direction = only_direction(move, problem)
+    step = 1e-5
+    ahead, behind = (
+        problem.loss(point.moved(direction.d_hyper, direction.d_weights, t), "direction") for t in (step, -step)
+    )
+    assert (ahead - behind) / (2 * step) == pytest.approx(direction.slope, rel=1e-5)
+
+
+def test_the_gradient_controls_stay_in_the_trust_box() -> None:
+    problem = Network()
+    box = TrustBox(weights_radius=0.3)
+    for move in (NegativeGradient(box=box), SignGradient(box=box)):
+        assert float(only_direction(move, problem).d_weights.abs().max()) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("move", standard_controls(TrustBox()), ids=lambda move: move.name)
+def test_every_control_proposes_points_that_carry_their_own_selection_loss(move: Move) -> None:
+    problem = Network()
+    best, described = move.best(problem, situation(problem, budget=8.0, trainer=Trainer(learning_rate=1e-2)))
+    assert described
+    assert problem.loss(best.training.point, "selection") == pytest.approx(best.selection_loss, rel=1e-12)
+    assert min(c["selection_loss"] for c in described) >= best.selection_loss
+    assert (best.training.point.hyper >= problem.hyper_lower).all()
+    assert (best.training.point.hyper <= problem.hyper_upper).all()
+
+
+@pytest.mark.parametrize("budget", [3.0, 10.0])
+@pytest.mark.parametrize(
+    "move",
+    [MoreTraining(), MoreTraining(splits=("train", "direction")), HyperSearch(trials=3), HyperSearch(kind="random")],
+    ids=repr,
+)
+def test_training_controls_keep_to_their_budget(move: Move, budget: float) -> None:
+    metered = Metered(Network())
+    move.best(metered, situation(metered, budget=budget, trainer=Trainer(learning_rate=1e-2)))
+    least = 4 if isinstance(move, HyperSearch) else 1  # one epoch for every trial is the smallest search there is
+    assert metered.cost.gradients <= max(budget, least) + 1e-9
+
+
+def test_early_stopping_keeps_the_best_epoch_and_stops() -> None:
+    problem = Network()
+    here = situation(problem, budget=math.inf, trainer=Trainer(learning_rate=0.5))
+    best, described = MoreTraining(patience=2, max_epochs=30).best(problem, here)
+    losses = [candidate["selection_loss"] for candidate in described]
+    assert best.selection_loss == min([here.selection_loss, *losses])
+    assert len(losses) < 30
+
+
+def test_grid_moves_all_strengths_alike_and_random_does_not() -> None:
+    problem = Network()
+    here = situation(problem, budget=4.0)
+    shifts = [c.training.point.hyper - here.point.hyper for c in HyperSearch(trials=4).candidates(problem, here)]
+    assert all(float(shift.max() - shift.min()) < 1e-12 for shift in shifts)
+    drawn = [c.training.point.hyper - here.point.hyper for c in HyperSearch(kind="random").candidates(problem, here)]
+    assert any(float(shift.max() - shift.min()) > 1e-3 for shift in drawn)
+
+
+def test_the_lp_direction_at_full_slack_is_the_sign_control() -> None:
+    problem = Quadratic()
+    here = situation(problem)
+    known = linearize(problem, here.point)
+    (lp,) = LPDirection(backend=HiGHS(), curvature=Exact(), slacks=(1.0,)).directions(problem, here, known)
+    sign = only_direction(SignGradient(), problem)
+    torch.testing.assert_close(lp.d_weights, sign.d_weights, rtol=0, atol=1e-6)
+
+
+def test_a_diverging_trial_is_dropped_and_the_others_stand() -> None:
+    problem = Network()
+    here = situation(problem, budget=8.0, trainer=Trainer(learning_rate=1e-2))
+    broken = replace(here.training.point, weights=here.point.weights * math.nan)
+    stuck = replace(here, training=TrainingState.fresh(broken))
+    best, described = HyperSearch().best(problem, stuck)
+    assert described == []
+    assert best.label == "stay"
