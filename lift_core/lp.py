@@ -286,7 +286,9 @@ def solve_lps(
     answers = iter(answers)
     for lp in programs:
         began = time.perf_counter()
-        answer = next(answers)
+        answer = next(answers, None)
+        if answer is None:
+            raise ValueError(f"{backend.name}: solve_sequence gave fewer answers than the {len(programs)} programs")
         yield judge(lp, answer, backend, time.perf_counter() - began)
 
 

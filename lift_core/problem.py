@@ -233,4 +233,10 @@ def _tangent_map(function: Callable[[Tensor], Tensor], at: Tensor) -> Callable[[
     with warnings.catch_warnings():
         # torch's own constant folding inserts nodes that it then warns about
         warnings.filterwarnings("ignore", message="Attempted to insert a get_attr Node", category=UserWarning)
-        return linearize(function, at)[1]
+        tangents = linearize(function, at)[1]
+    # torch 2.13 folds constants that some losses then write into (binary_cross_entropy_with_logits): such a map is
+    # right once and drifts from product to product; then the point is traced anew for every product instead
+    products = [tangents(torch.ones_like(at)) for _ in range(3)]
+    if not (products[2] - products[0]).norm() <= 1e-4 * products[0].norm():  # NaN included
+        return lambda tangent: jvp(function, (at,), (tangent,))[1]
+    return tangents

@@ -8,6 +8,8 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from lift_core.plugins import Kind, list_plugins, load
+
 _LITERALS = {"True": True, "False": False, "None": None}
 
 
@@ -93,3 +95,10 @@ def _sentence(hint: Any) -> str:
         return " or ".join(_sentence(part) for part in get_args(hint))
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text", types.NoneType: "null"}
     return names.get(hint, str(hint))
+
+
+def plugin_class(kind: Kind, name: str) -> type | None:
+    """The class behind a plug-in's name or MODULE:NAME; None where there is none, which loading then explains."""
+    values = [name] if ":" in name else [plugin.value for plugin in list_plugins(kind) if plugin.name == name]
+    found = load(values[0]) if len(values) == 1 else None
+    return found if isinstance(found, type) else None

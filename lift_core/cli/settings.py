@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from lift_core.cli.options import check_options, plugin_class
 from lift_core.controls import standard_controls
 from lift_core.curvature import SR1, CurvatureModel, Exact, GaussNewton, HessianDiagonal, LowRank
 from lift_core.direction import Rows, TrustBox
 from lift_core.line_search import Armijo, GoldenSection, LineSearch
+from lift_core.lp import LPBackend
 from lift_core.plugins import load_backend
 from lift_core.problem import BilevelProblem
 from lift_core.records import CheckpointError, write_atomically
 from lift_core.search import LocalSearch
 from lift_core.training import Trainer
-
-from lift_core.cli.options import check_options
 
 CONFIG = "config.json"
 CURVATURES = {model.name: model for model in (Exact, GaussNewton, LowRank, SR1, HessianDiagonal)}
@@ -85,7 +85,7 @@ class RunSettings:
         curvature = self._curvature()
         line_search = Armijo if self.line_search == "armijo" else GoldenSection
         return LocalSearch(
-            backend=load_backend(self.backend, **self.backend_options),
+            backend=self._backend(),
             curvature=curvature,
             slack=self.slack,
             box=box,
@@ -97,6 +97,12 @@ class RunSettings:
             controls=standard_controls(box, share=curvature.share) if self.controls else (),
             seed=self.seed,
         )
+
+    def _backend(self) -> LPBackend:
+        found = plugin_class("backends", self.backend)
+        if found is not None:
+            check_options("--backend-set", found, self.backend_options)
+        return load_backend(self.backend, **self.backend_options)
 
     def _curvature(self) -> CurvatureModel:
         model = CURVATURES[self.curvature]
@@ -116,11 +122,11 @@ def resolve(given: Mapping[str, Any], problem: BilevelProblem) -> RunSettings:
     Raises:
         ValueError: where the problem suggests something that is no setting.
     """
-    suggested = dict(getattr(problem, "suggested_search", {}))
+    suggested: dict[str, Any] = dict(getattr(problem, "suggested_search", {}))
     unknown = suggested.keys() - {setting.name for setting in fields(RunSettings)}
     if unknown:
         raise ValueError(f"{type(problem).__name__}.suggested_search: no such settings: {', '.join(sorted(unknown))}")
-    merged = suggested | given
+    merged = suggested | dict(given)
     for choice in ("backend", "curvature"):
         options = f"{choice}_options"
         if given.get(choice, suggested.get(choice)) == suggested.get(choice):
@@ -142,13 +148,18 @@ def read_config(folder: Path) -> RunSettings:
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise CheckpointError(f"{path}: not found, so there is no run to resume; start one with lift run --out {folder}")
+        raise CheckpointError(
+            f"{path}: not found, so there is no run to resume; start one with lift run --out {folder}"
+        )
     try:
         return _from_mapping(json.loads(path.read_text()))
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
         raise CheckpointError(f"{path}: damaged or not written by lift run ({error})") from error
 
 
-def _from_mapping(values: Mapping[str, Any]) -> RunSettings:
+def _from_mapping(mapping: Mapping[str, Any]) -> RunSettings:
+    """Through JSON, so that settings read back from a file equal those that were written."""
+    values: dict[str, Any] = json.loads(json.dumps(dict(mapping)))
     slack = values.get("slack", RunSettings.slack)
-    return RunSettings(**{**values, "slack": tuple(slack) if isinstance(slack, (list, tuple)) else (float(slack),)})
+    values["slack"] = tuple(slack) if isinstance(slack, (list, tuple)) else (float(slack),)
+    return RunSettings(**values)

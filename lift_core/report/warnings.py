@@ -55,26 +55,33 @@ def _row_coverage(document: Document) -> Iterator[str]:
 
 
 def _lp_statuses(document: Document) -> Iterator[str]:
-    for number, step in enumerate(document["steps"], start=1):
-        for candidate in step["candidates"]:
-            if candidate["lp_status"] != "OPTIMAL":
-                yield (
-                    f"Round {number}, {candidate['label']}: the LP ended as {candidate['lp_status']}, not OPTIMAL; "
-                    "its direction is feasible to the residuals shown, and no more."
-                )
+    solves = [(number, c) for number, step in enumerate(document["steps"], start=1) for c in step["candidates"]]
+    missed = [f"round {number} {c['label']}: {c['lp_status']}" for number, c in solves if c["lp_status"] != "OPTIMAL"]
+    if missed:
+        yield (
+            f"{len(missed)} of {len(solves)} LPs did not end OPTIMAL ({'; '.join(missed)}): their directions are "
+            "feasible to the residuals shown, and no more."
+        )
 
 
 def _negative_curvature(document: Document) -> Iterator[str]:
     if document["search"]["definiteness"] != "raw":
         return
-    for number, step in enumerate(document["steps"], start=1):
-        tight = [c for c in step["candidates"] if c["slack"] <= NEAR_ZERO and (c["smallest_curvature"] or 0) < 0]
-        if tight:
-            labels = ", ".join(candidate["label"] for candidate in tight)
-            yield (
-                f"Round {number}: negative curvature ({tight[0]['smallest_curvature']:.2g}) at {labels}. Near ρ = 0 it "
-                "can flip the sign of the hypergradient; compare with definiteness=clamped."
-            )
+    solves = [(number, c) for number, step in enumerate(document["steps"], start=1) for c in step["candidates"]]
+    tight = [(number, c) for number, c in solves if c["slack"] <= NEAR_ZERO and _is_negative(c)]
+    if tight:
+        worst = min(candidate["smallest_curvature"] for _, candidate in tight)
+        where = "; ".join(f"round {number} {candidate['label']}" for number, candidate in tight)
+        yield (
+            f"Negative curvature (down to {worst:.2g}) at {where}. Near ρ = 0 it can flip the sign of the "
+            "hypergradient; compare with definiteness=clamped."
+        )
+
+
+def _is_negative(candidate: Document) -> bool:
+    """Below zero by more than rounding."""
+    smallest, largest = candidate["smallest_curvature"] or 0.0, candidate["largest_curvature"] or 0.0
+    return smallest < -1e-9 * abs(largest)
 
 
 _CHECKS: tuple[Callable[[Document], Iterator[str]], ...] = (

@@ -1,0 +1,38 @@
+"""What the adapters to solvers of explicit programs share: scaling, tolerances, the test for an unchanged matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+
+def cost_scale(c: np.ndarray) -> float:
+    """The power of two that brings the largest cost into [1, 2) if all are smaller, else 1.
+
+    The gradients that direction LPs have for costs can be smaller than the 1e-7 below which solvers read a reduced cost
+    as zero. Multiplying by a power of two is exact; the row duals come out multiplied by it too.
+
+    >>> cost_scale(np.array([3.0, 0.25])), cost_scale(np.array([0.25, -0.3])), cost_scale(np.zeros(2))
+    (1.0, 4.0, 1.0)
+    """
+    largest = float(np.abs(c).max(initial=0.0))
+    if largest == 0 or largest >= 1:
+        return 1.0
+    _, exponent = np.frexp(largest)  # largest = mantissa * 2^exponent with mantissa in [1/2, 1)
+    return float(np.ldexp(1.0, min(1 - int(exponent), 1000)))
+
+
+def feasibility_tolerance(rtol: float) -> float:
+    """HiGHS's tolerance for each entry that keeps the norm of n of them below ``rtol``, for n up to about a million.
+
+    >>> feasibility_tolerance(1e-6), feasibility_tolerance(1e-9), feasibility_tolerance(0.1)
+    (1e-09, 1e-10, 1e-07)
+    """
+    return min(max(1e-3 * rtol, 1e-10), 1e-7)  # HiGHS accepts nothing below 1e-10
+
+
+def same_matrix(a: sp.csr_matrix, b: sp.csr_matrix) -> bool:
+    """Whether two matrices store the same entries at the same places."""
+    return a.shape == b.shape and all(
+        np.array_equal(getattr(a, part), getattr(b, part)) for part in ("indptr", "indices", "data")
+    )

@@ -1,0 +1,153 @@
+"""``lift run``: one local search from problem to report, resumable at any moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from lift_core.cli import flags
+from lift_core.cli.options import check_options, parse_numbers, parse_pairs, parse_value, plugin_class
+from lift_core.cli.progress import SearchDisplay
+from lift_core.cli.settings import CONFIG, RunSettings, read_config, resolve, write_config
+from lift_core.plugins import load_problem
+from lift_core.problem import BilevelProblem
+from lift_core.records import CHECKPOINT, CheckpointError, SearchStatus, write_atomically
+
+_WIDTH = 118  # of tables that go to a file or a pipe
+RESULT, REPORT = "result.json", "report.html"
+EXAMPLE = "Example: lift run network --out runs/network --backend highs --warmup-epochs 100 --learning-rate 0.01"
+
+
+def run(
+    context: typer.Context,
+    problem: flags.Problem = None,
+    problem_options: flags.ProblemSet = None,
+    out: flags.Out = None,
+    resume: flags.Resume = None,
+    quiet: flags.Quiet = False,
+    backend: flags.Backend = None,
+    backend_options: flags.BackendSet = None,
+    curvature: flags.Curvature = None,
+    curvature_options: flags.CurvatureSet = None,
+    slack: flags.Slack = None,
+    hyper_radius: flags.HyperRadius = None,
+    weights_radius: flags.WeightsRadius = None,
+    relative: flags.Relative = None,
+    rows: flags.Rows = None,
+    kappa: flags.Kappa = None,
+    line_search: flags.LineSearch = None,
+    max_evaluations: flags.MaxEvaluations = None,
+    learning_rate: flags.LearningRate = None,
+    warmup_epochs: flags.WarmupEpochs = None,
+    refit_epochs: flags.RefitEpochs = None,
+    rounds: flags.Rounds = None,
+    controls: flags.Controls = None,
+    seed: flags.Seed = None,
+    threads: flags.Threads = None,
+) -> None:
+    """Warm up, move hyperparameters and weights along the direction LP, and report it beside its controls.
+
+    DIR receives config.json, checkpoint.safetensors (as the run goes), result.json and report.html.
+    """
+    given = _given(context.params)
+    if resume is not None:
+        if given or out is not None:
+            other = sorted(given) or ["out"]
+            raise ValueError(f"--resume: takes every setting from {resume / CONFIG}; leave out {', '.join(other)}")
+        folder, settings = resume, read_config(resume)
+        built = _load_problem(settings.problem, settings.problem_options)
+    else:
+        name = given.get("problem", RunSettings.problem)
+        built = _load_problem(name, given.get("problem_options", {}))
+        settings = resolve({"threads": torch.get_num_threads()} | given, built)
+        folder = out or Path("runs") / name.rpartition(":")[2]
+        _refuse_another_run(folder, settings)
+    raise typer.Exit(_execute(folder, settings, built, quiet=quiet))
+
+
+def _execute(folder: Path, settings: RunSettings, problem: BilevelProblem, *, quiet: bool) -> int:
+    """Run to the end, or to an interruption; the exit code."""
+    torch.set_num_threads(settings.threads)
+    search = settings.search()
+    write_config(folder, settings)
+    errors = Console(stderr=True, quiet=quiet)
+    try:
+        with SearchDisplay(search, errors) as display:
+            result = search.run(problem, folder=folder, on_progress=None if quiet else display)
+        from lift_core.report import render_report, report_document, to_json_text  # matplotlib takes a second to import
+
+        document = report_document(result, problem, search, settings=settings.to_json())
+        write_atomically(folder / RESULT, to_json_text(document))
+        write_atomically(folder / REPORT, render_report(document))
+    except KeyboardInterrupt:
+        typer.echo(f"lift: interrupted; continue with: lift run --resume {folder}", err=True)
+        return 130
+    if not quiet:
+        terminal = Console()
+        (terminal if terminal.is_terminal else Console(width=_WIDTH)).print(_methods_table(document))
+        for sentence in document["warnings"]:
+            typer.echo(f"Note: {sentence}")
+        typer.echo(f"Outcome: {document['status_text']}.")
+    typer.echo(f"Report: {folder / REPORT}")
+    return 1 if result.status in (SearchStatus.DIVERGED, SearchStatus.NO_DIRECTION) else 0
+
+
+def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that the user gave, parsed."""
+    given = {key: value for key, value in parameters.items() if value not in (None, [], ())}
+    for key in ("out", "resume", "quiet"):
+        given.pop(key, None)
+    for key, flag in (("problem", "--set"), ("backend", "--backend-set"), ("curvature", "--curvature-set")):
+        if f"{key}_options" in given:
+            given[f"{key}_options"] = parse_pairs(flag, given[f"{key}_options"])
+    if "slack" in given:
+        given["slack"] = parse_numbers("--slack", given["slack"])
+    if "rows" in given:
+        given["rows"] = parse_value(given["rows"])
+    return given
+
+
+def _load_problem(name: str, options: Mapping[str, Any]) -> BilevelProblem:
+    found = plugin_class("problems", name)
+    if found is not None:
+        check_options("--set", found, options)
+    return load_problem(name, **options)
+
+
+def _refuse_another_run(folder: Path, settings: RunSettings) -> None:
+    """A folder holds one run: nothing is overwritten by a run with other settings."""
+    if (folder / CONFIG).exists():
+        there, here = read_config(folder).to_json(), settings.to_json()
+        different = [f"{key} is {there[key]} there and {here[key]} here" for key in here if there[key] != here[key]]
+        if different:
+            raise CheckpointError(
+                f"--out: {folder} holds a run with other settings ({'; '.join(different)}); continue that one with "
+                f"lift run --resume {folder}, or choose another folder"
+            )
+    elif (folder / CHECKPOINT).exists():
+        raise CheckpointError(f"--out: {folder} holds a checkpoint without {CONFIG}; choose another folder")
+
+
+def _methods_table(document: Mapping[str, Any]) -> Table:
+    from lift_core.report.tables import number, seconds
+
+    metric = document["problem"]["metric_name"]
+    title, caption = f"LiFT on {document['problem']['name']}", "costs in passes over the training split"
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD)
+    table.add_column("method", no_wrap=True)
+    for head in (f"validation {metric}", f"test {metric}", f"train {metric}", "gradients", "HVPs", "time"):
+        table.add_column(head, justify="right")
+    table.add_column("accepted")
+    for method in document["methods"]:
+        losses = (number(method["metric"][split]) for split in ("selection", "test", "train"))
+        spent = (number(method["cost"]["gradients"]), number(method["cost"]["hvps"]), seconds(method["seconds"]))
+        style = "bold" if method["method"] == "LiFT" else ""
+        table.add_row(method["method"], *losses, *spent, method["label"], style=style)
+    return table

@@ -1,0 +1,103 @@
+"""Reading MPS files."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from backends import HiGHS, read_mps
+from lift_core.lp import LPStatus, solve_lp
+
+TINY = """NAME tiny
+ROWS
+ N cost
+ G low
+ L high
+ E same
+COLUMNS
+ x cost 1 low 2
+ x high 1
+ y cost -1 high 1
+ y same 1
+RHS
+ rhs cost -10 low 4
+ rhs high 9 same 3
+RANGES
+ rng high 5
+BOUNDS
+ UP bnd x 6
+ FR bnd y
+ENDATA
+"""
+
+INF = float("inf")
+
+
+def _write(folder: Path, text: str, name: str = "tiny.mps") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_every_part_of_a_program_is_read(tmp_path: Path) -> None:
+    lp = read_mps(_write(tmp_path, TINY))
+    assert lp.c.tolist() == [1.0, -1.0]
+    assert lp.A.to_dense().tolist() == [[2.0, 0.0], [1.0, 1.0], [0.0, 1.0]]
+    assert lp.row_lower.tolist() == [4.0, 4.0, 3.0]
+    assert lp.row_upper.tolist() == [INF, 9.0, 3.0]
+    assert lp.col_lower.tolist() == [0.0, -INF]
+    assert lp.col_upper.tolist() == [6.0, INF]
+    assert lp.offset == 10.0
+    solution = solve_lp(lp, HiGHS())
+    assert (solution.status, solution.objective) == (LPStatus.OPTIMAL, 9.0)
+
+
+def test_a_maximisation_becomes_the_minimisation_of_the_negated_objective(tmp_path: Path) -> None:
+    lp = read_mps(_write(tmp_path, TINY.replace("ROWS", "OBJSENSE\n MAX\nROWS", 1)))
+    assert lp.c.tolist() == [-1.0, 1.0]
+    assert lp.offset == -10.0
+    assert solve_lp(lp, HiGHS()).objective == pytest.approx(-13.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no complete MPS file"),
+        ("hello\nworld 1 2 3\n", "no complete MPS file"),
+        (TINY[: len(TINY) // 2], "no complete MPS file"),
+        ("hello\nworld 1 2 3\nENDATA\n", "HiGHS finds no linear program"),
+        ("NAME nothing\nENDATA\n", "HiGHS finds no linear program"),
+        (TINY.replace("x cost 1 low", "x cost 1 lo"), '"lo" in COLUMNS section is not defined'),
+        (TINY.replace(" x high 1", " x high 1 high 2"), "duplicate"),
+    ],
+    ids=["empty", "garbage", "cut in half", "garbage to the end", "no columns", "unknown row", "duplicate entry"],
+)
+def test_files_that_are_no_program(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_mps(_write(tmp_path, text))
+
+
+def test_compressed_files_are_read_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.mps.gz"
+    path.write_bytes(gzip.compress(TINY.encode()))
+    assert read_mps(path).c.tolist() == [1.0, -1.0]
+
+
+def test_integer_variables_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="1 integer or semi-continuous variable"):
+        read_mps(_write(tmp_path, TINY.replace(" UP bnd x 6", " UI bnd x 6")))
+
+
+def test_quadratic_objectives_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="quadratic objective"):
+        read_mps(_write(tmp_path, TINY.replace("ENDATA", "QUADOBJ\n x x 2\nENDATA")))
+
+
+def test_missing_files_folders_and_other_formats(tmp_path: Path) -> None:
+    for missing in (tmp_path / "none.mps", tmp_path):
+        with pytest.raises(FileNotFoundError, match="there is no file"):
+            read_mps(missing)
+    with pytest.raises(ValueError, match=r"expected a file called \*\.mps or \*\.mps\.gz, got tiny\.txt"):
+        read_mps(_write(tmp_path, TINY, "tiny.txt"))
