@@ -8,7 +8,6 @@ A problem describes its losses on one batch; every oracle below has an autodiff 
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from jaxtyping import Float64
 from torch import Tensor
-from torch.func import grad, jacfwd, jvp, linearize, vjp
+from torch.func import grad, jacfwd, jvp, vjp
 
 from lift_core.operators import Dense, LinearOperator, MatrixFree
 from lift_core.regularizers import Regularizer
@@ -180,7 +179,7 @@ class BilevelProblem(ABC):
         chosen = self.batches("train") if batches is None else batches
         gradient = grad(self.training_loss, argnums=1)
         # the default argument lets each closure keep its own batch
-        products = [_tangent_map(lambda w, b=batch: gradient(point.hyper, w, b), point.weights) for batch in chosen]
+        products = [_hessian_product(lambda w, b=batch: gradient(point.hyper, w, b), point.weights) for batch in chosen]
         return self._mean_operator(products, chosen, len(point.weights))
 
     def training_gauss_newton(self, point: Point, batches: Sequence[Batch] | None = None) -> LinearOperator:
@@ -228,15 +227,7 @@ class BilevelProblem(ABC):
         return MatrixFree(n, matvec)
 
 
-def _tangent_map(function: Callable[[Tensor], Tensor], at: Tensor) -> Callable[[Tensor], Tensor]:
-    """The derivative of ``function`` at a point as a map of tangents: traced once, evaluated tangent-only."""
-    with warnings.catch_warnings():
-        # torch's own constant folding inserts nodes that it then warns about
-        warnings.filterwarnings("ignore", message="Attempted to insert a get_attr Node", category=UserWarning)
-        tangents = linearize(function, at)[1]
-    # torch 2.13 folds constants that some losses then write into (binary_cross_entropy_with_logits): such a map is
-    # right once and drifts from product to product; then the point is traced anew for every product instead
-    products = [tangents(torch.ones_like(at)) for _ in range(3)]
-    if not (products[2] - products[0]).norm() <= 1e-4 * products[0].norm():  # NaN included
-        return lambda tangent: jvp(function, (at,), (tangent,))[1]
-    return tangents
+def _hessian_product(gradient: Callable[[Tensor], Tensor], at: Tensor) -> Callable[[Tensor], Tensor]:
+    """Products with the Jacobian of a gradient, which is symmetric: reverse over reverse, on one graph that is kept."""
+    transposed = vjp(gradient, at)[1]
+    return lambda vector: transposed(vector)[0]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from lift_core.cli.display import print_table
 from lift_core.cli.options import check_options, parse_pairs, plugin_class
 from lift_core.lp import LPBackend
 from lift_core.plugins import load_backend, load_problem
@@ -105,5 +105,5 @@ def _show(plugin: str, rows: list[dict[str, Any]]) -> None:
         table.add_row(
             row["check"], "pass" if row["passed"] else "FAIL", row["message"], style="" if row["passed"] else "red"
         )
-    Console().print(table)
+    print_table(table)
     typer.echo(f"{sum(row['passed'] for row in rows)} of {len(rows)} checks passed")

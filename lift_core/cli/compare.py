@@ -6,15 +6,16 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from lift_core.cli.display import print_table
 from lift_core.cli.options import check_options, parse_numbers, parse_pairs, plugin_class
 from lift_core.direction import assemble_direction_lp, slack_unit
 from lift_core.lp import LinearProgram, LPBackend, LPStatus, solve_lp
@@ -61,6 +62,8 @@ def compare(
         for name in names
         for tolerance in tolerances
     ]
+    for judge in judges:
+        _warm_up(judge)
     answers = [_solve(name, program, judge, repeats) for name, program in programs for judge in judges]
     means = shifted_means(answers, time_limit)
     contradictions = disagreements(answers)
@@ -170,7 +173,7 @@ def _options_by_backend(pairs: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def _names(backends: str | None, options: Mapping[str, Any]) -> list[str]:
-    """The chosen backends, or all whose packages are there."""
+    """The chosen backends, or all that can be made."""
     if backends is not None:
         names = [name.strip() for name in backends.split(",")]
     else:
@@ -184,7 +187,7 @@ def _names(backends: str | None, options: Mapping[str, Any]) -> list[str]:
 def _is_available(name: str) -> bool:
     try:
         load_backend(name)
-    except ImportError as error:
+    except (ImportError, ValueError) as error:  # a package is missing, or an option has no default
         typer.echo(f"lift: left out: {error}", err=True)
         return False
     return True
@@ -195,6 +198,12 @@ def _load(name: str, **options: Any) -> LPBackend:
     if found is not None:
         check_options(f"--backend-set {name}", found, options)
     return load_backend(name, **options)
+
+
+def _warm_up(backend: LPBackend) -> None:
+    """One tiny solve: the first one of a process also imports the solver's packages."""
+    with suppress(ValueError):  # a backend that refuses will say so in its rows
+        solve_lp(LinearProgram(c=[1.0], A=[[1.0]], row_lower=0.0, col_lower=-1.0, col_upper=1.0), backend)
 
 
 def _solve(name: str, lp: LinearProgram, backend: LPBackend, repeats: int) -> Facts:
@@ -246,7 +255,7 @@ def _show(record: Mapping[str, Any]) -> None:
         table.add_row(
             "shifted mean", mean["backend"], f"{mean['rtol']:g}", solved, "", "", "", f"{mean['mean_seconds']:.3f}"
         )
-    Console().print(table)
+    print_table(table)
     for answer in record["answers"]:
         if answer["status"] == _REFUSED:
             typer.echo(f"{answer['backend']} on {answer['lp']}: {answer['status_text']}")

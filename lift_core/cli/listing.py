@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from lift_core.cli.display import print_table
 from lift_core.plugins import Kind, Plugin, list_plugins
 from lift_core.records import write_atomically
 
@@ -32,7 +32,7 @@ def list_command(
     if as_json:
         typer.echo(text, nl=False)
     else:
-        Console().print(_table(rows))
+        print_table(_table(rows))
 
 
 def describe(plugin: Plugin) -> dict[str, Any]:

@@ -13,14 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from lift_core.cli import flags
+from lift_core.cli.display import SearchDisplay, print_table
 from lift_core.cli.options import check_options, parse_numbers, parse_pairs, parse_value, plugin_class
-from lift_core.cli.progress import SearchDisplay
 from lift_core.cli.settings import CONFIG, RunSettings, read_config, resolve, write_config
 from lift_core.plugins import load_problem
 from lift_core.problem import BilevelProblem
 from lift_core.records import CHECKPOINT, CheckpointError, SearchStatus, write_atomically
 
-_WIDTH = 118  # of tables that go to a file or a pipe
 RESULT, REPORT = "result.json", "report.html"
 EXAMPLE = "Example: lift run network --out runs/network --backend highs --warmup-epochs 100 --learning-rate 0.01"
 
@@ -90,8 +89,7 @@ def _execute(folder: Path, settings: RunSettings, problem: BilevelProblem, *, qu
         typer.echo(f"lift: interrupted; continue with: lift run --resume {folder}", err=True)
         return 130
     if not quiet:
-        terminal = Console()
-        (terminal if terminal.is_terminal else Console(width=_WIDTH)).print(_methods_table(document))
+        print_table(_methods_table(document))
         for sentence in document["warnings"]:
             typer.echo(f"Note: {sentence}")
         typer.echo(f"Outcome: {document['status_text']}.")

@@ -129,7 +129,8 @@ def resolve(given: Mapping[str, Any], problem: BilevelProblem) -> RunSettings:
     merged = suggested | dict(given)
     for choice in ("backend", "curvature"):
         options = f"{choice}_options"
-        if given.get(choice, suggested.get(choice)) == suggested.get(choice):
+        default = suggested.get(choice, getattr(RunSettings, choice))
+        if given.get(choice, default) == default:
             merged[options] = suggested.get(options, {}) | given.get(options, {})
         else:
             merged[options] = given.get(options, {})

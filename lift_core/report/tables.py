@@ -27,7 +27,7 @@ def number_cell(value: float | None, *, classes: str = "") -> Cell:
 def number(value: float | None) -> str:
     """Four significant digits, thousands separated; a dash where there is no number.
 
-    >>> [number(value) for value in (74.7123, 0.00012345, 12345.6, 3, None)]
+    >>> [number(value) for value in (74.7123, 0.00012346, 12345.6, 3, None)]
     ['74.71', '0.0001235', '12,346', '3', '–']
     """
     if value is None:

@@ -1,4 +1,4 @@
-"""What a running search shows: a bar on a terminal, one line per stage elsewhere."""
+"""What the terminal shows: tables, and the progress of a search."""
 
 from __future__ import annotations
 
@@ -6,13 +6,22 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from lift_core.metering import Cost
 from lift_core.search import LocalSearch
 
+_WIDTH = 118  # of tables that go to a file or a pipe
+
+
+def print_table(table: Table) -> None:
+    """Print to the width of the terminal, or to one that fits every table where there is none."""
+    terminal = Console()
+    (terminal if terminal.is_terminal else Console(width=_WIDTH)).print(table)
+
 
 class SearchDisplay:
-    """A context manager that is also a search's ``on_progress``.
+    """A bar on a terminal, one line per stage elsewhere: a context manager that is also a search's ``on_progress``.
 
     Args:
         search: whose stages are counted.

@@ -1,0 +1,216 @@
+"""Scaling of a program before a first-order method: ``A~ = R A C`` with positive diagonal R and C, b and c of size one.
+
+Where entries can be read: ten sweeps of Ruiz (largest entries of rows and columns), then one of Pock-Chambolle.
+Where only products exist: stochastic equilibration, which estimates 2-norms of rows and columns from random signs.
+
+Reference: Ruiz (2001), RAL-TR-2001-034; Pock & Chambolle (2011), ICCV; Diamond & Boyd (2017), arXiv 1602.06621.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from lift_core.lp import LinearProgram
+from lift_core.operators import (
+    DENSE_LIMIT,
+    Dense,
+    Diagonal,
+    DirectionMatrix,
+    GroupColumns,
+    LinearOperator,
+    Sparse,
+)
+
+RUIZ_SWEEPS = 10
+PROBE_SWEEPS, PROBES = 5, 16
+_SEED = 20507
+
+
+@dataclass(frozen=True)
+class ScaledLP:
+    """``x = C x~ / bound_scale``, ``y = R y~ / cost_scale``.
+
+    Attributes:
+        lp: the scaled program.
+        row_scale, col_scale: diagonals of R (m,) and C (n,).
+        bound_scale, cost_scale: factors that bring the bounds and the costs to size one.
+    """
+
+    lp: LinearProgram
+    row_scale: Float64[Tensor, " m"]
+    col_scale: Float64[Tensor, " n"]
+    bound_scale: float
+    cost_scale: float
+
+    def primal(self, scaled: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        """x from x~."""
+        return scaled * self.col_scale / self.bound_scale
+
+    def dual(self, scaled: Float64[Tensor, " m"]) -> Float64[Tensor, " m"]:
+        """y from y~."""
+        return scaled * self.row_scale / self.cost_scale
+
+    def activity(self, scaled: Float64[Tensor, " m"]) -> Float64[Tensor, " m"]:
+        """``A x`` from ``A~ x~``."""
+        return scaled / (self.row_scale * self.bound_scale)
+
+    def pullback(self, scaled: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        """``A^T y`` from ``A~^T y~``."""
+        return scaled / (self.col_scale * self.cost_scale)
+
+    def scale_primal(self, x: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+        """x~ from x."""
+        return x * self.bound_scale / self.col_scale
+
+    def scale_dual(self, y: Float64[Tensor, " m"]) -> Float64[Tensor, " m"]:
+        """y~ from y."""
+        return y * self.cost_scale / self.row_scale
+
+
+def scale(lp: LinearProgram) -> ScaledLP:
+    """The scaled program: by entries where they can be read, by probing otherwise."""
+    readable = read_entries(lp.A)
+    row_scale, col_scale = equilibrate(lp.A) if readable is None else ruiz_pock_chambolle(readable)
+    operator = _scaled_operator(lp.A if readable is None else readable, row_scale, col_scale)
+    rows = (lp.row_lower * row_scale, lp.row_upper * row_scale)
+    largest = torch.maximum(*(torch.where(torch.isfinite(bound), bound, 0.0).abs() for bound in rows))
+    bound_scale = 1 / (1 + float(largest.norm()))
+    cost_scale = 1 / (1 + float((lp.c * col_scale).norm()))
+    scaled = LinearProgram(
+        c=lp.c * col_scale * cost_scale,
+        A=operator,
+        row_lower=rows[0] * bound_scale,
+        row_upper=rows[1] * bound_scale,
+        col_lower=lp.col_lower / col_scale * bound_scale,
+        col_upper=lp.col_upper / col_scale * bound_scale,
+    )
+    return ScaledLP(scaled, row_scale, col_scale, bound_scale, cost_scale)
+
+
+def read_entries(operator: LinearOperator) -> Dense | Sparse | None:
+    """The operator over stored entries, or None where only its products are at hand."""
+    if isinstance(operator, (Dense, Sparse)):
+        return operator
+    if isinstance(operator, DirectionMatrix) and operator.shape[0] * operator.shape[1] <= DENSE_LIMIT:
+        kinds = type(operator.mixed), type(operator.hessian)
+        if kinds[0] in (GroupColumns, Sparse) and kinds[1] in (Diagonal, Sparse):
+            return Sparse(operator.lifted().matrix, operator.device)
+        if kinds[0] in (Dense, GroupColumns) and kinds[1] in (Dense, Diagonal):
+            return Dense(operator.to_dense())
+    return None
+
+
+def ruiz_pock_chambolle(operator: Dense | Sparse) -> tuple[Float64[Tensor, " m"], Float64[Tensor, " n"]]:
+    """Diagonals (R, C) after `RUIZ_SWEEPS` sweeps of Ruiz and one of Pock-Chambolle with alpha = 1."""
+    entries = _Entries(operator)
+    m, n = operator.shape
+    rows = torch.ones(m, dtype=torch.float64, device=operator.device)
+    columns = torch.ones(n, dtype=torch.float64, device=operator.device)
+    for sweep in range(RUIZ_SWEEPS + 1):
+        by_row, by_column = entries.sizes(rows, columns, largest=sweep < RUIZ_SWEEPS)
+        rows, columns = rows / _root(by_row), columns / _root(by_column)
+    return rows, columns
+
+
+def equilibrate(operator: LinearOperator) -> tuple[Float64[Tensor, " m"], Float64[Tensor, " n"]]:
+    """Diagonals (R, C) from products alone: `PROBE_SWEEPS` sweeps with `PROBES` random sign vectors on either side.
+
+    For random signs w, ``E (R A C w)_i^2`` is the squared 2-norm of row i of ``R A C``; both sides are updated at once
+    by the square root of the estimated norm, which keeps a symmetric matrix symmetric up to sampling.
+    """
+    m, n = operator.shape
+    generator = torch.Generator().manual_seed(_SEED)
+    rows = torch.ones(m, dtype=torch.float64, device=operator.device)
+    columns = torch.ones(n, dtype=torch.float64, device=operator.device)
+    for _ in range(PROBE_SWEEPS):
+        right = _signs(n, generator).to(operator.device)
+        left = _signs(m, generator).to(operator.device)
+        forward = rows[:, None] * operator.matmat(columns[:, None] * right)
+        backward = torch.stack([columns * operator.rmatvec(rows * probe) for probe in left.T], dim=1)
+        rows = rows / _root(forward.square().mean(1).sqrt())
+        columns = columns / _root(backward.square().mean(1).sqrt())
+    return rows, columns
+
+
+def spectral_norm(operator: LinearOperator, *, iterations: int = 300, rtol: float = 1e-5) -> float:
+    """``||A||_2`` by the power method on ``A^T A``, stopped when an iteration changes it by less than ``rtol``."""
+    generator = torch.Generator().manual_seed(_SEED)
+    vector = torch.randn(operator.shape[1], dtype=torch.float64, generator=generator).to(operator.device)
+    norm = 0.0
+    for _ in range(iterations):
+        length = float(vector.norm())
+        if length == 0:
+            return norm
+        image = operator.matvec(vector / length)
+        previous, norm = norm, float(image.norm())
+        if abs(norm - previous) <= rtol * norm:
+            break
+        vector = operator.rmatvec(image)
+    return norm
+
+
+class _Entries:
+    """Absolute entries of a stored matrix: a dense tensor, or values with their rows and columns."""
+
+    def __init__(self, operator: Dense | Sparse) -> None:
+        self.shape, self.dense = operator.shape, isinstance(operator, Dense)
+        if isinstance(operator, Dense):
+            self.values = operator.matrix.abs()
+        else:
+            coo = operator.matrix.tocoo()
+            self.values = torch.from_numpy(np.abs(coo.data)).to(operator.device)
+            self.row, self.column = (
+                torch.from_numpy(index.astype(np.int64)).to(operator.device) for index in (coo.row, coo.col)
+            )
+
+    def sizes(self, rows: Tensor, columns: Tensor, *, largest: bool) -> tuple[Tensor, Tensor]:
+        """Largest entries, or else 1-norms, of the rows and of the columns of ``R |A| C``."""
+        if 0 in self.shape:
+            return torch.zeros_like(rows), torch.zeros_like(columns)
+        if self.dense:
+            scaled = rows[:, None] * self.values * columns
+            return (scaled.amax(1), scaled.amax(0)) if largest else (scaled.sum(1), scaled.sum(0))
+        scaled = rows[self.row] * self.values * columns[self.column]
+        reduce = "amax" if largest else "sum"
+        return (
+            torch.zeros_like(rows).scatter_reduce_(0, self.row, scaled, reduce),
+            torch.zeros_like(columns).scatter_reduce_(0, self.column, scaled, reduce),
+        )
+
+
+class _Scaled(LinearOperator):
+    """``R A C`` by products."""
+
+    def __init__(self, operator: LinearOperator, rows: Tensor, columns: Tensor) -> None:
+        self.operator, self.rows, self.columns = operator, rows, columns
+        self.shape, self.device = operator.shape, operator.device
+
+    def matvec(self, x: Tensor) -> Tensor:
+        return self.rows * self.operator.matvec(self.columns * x)
+
+    def rmatvec(self, y: Tensor) -> Tensor:
+        return self.columns * self.operator.rmatvec(self.rows * y)
+
+
+def _scaled_operator(operator: LinearOperator, rows: Tensor, columns: Tensor) -> LinearOperator:
+    if isinstance(operator, Dense):
+        return Dense(rows[:, None] * operator.matrix * columns)
+    if isinstance(operator, Sparse):
+        scaled = sp.diags(rows.cpu().numpy()) @ operator.matrix @ sp.diags(columns.cpu().numpy())
+        return Sparse(scaled, operator.device)
+    return _Scaled(operator, rows, columns)
+
+
+def _root(sizes: Tensor) -> Tensor:
+    """Square root of each size, one where the row or column is empty."""
+    return torch.where(sizes > 0, sizes, 1.0).sqrt()
+
+
+def _signs(size: int, generator: torch.Generator) -> Float64[Tensor, "size probes"]:
+    return torch.randint(0, 2, (size, PROBES), generator=generator).to(torch.float64) * 2 - 1

@@ -1,0 +1,69 @@
+"""The units in which Douglas-Rachford sees a program: every variable and row activity in a box of about size one."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from backends.pdlp.projection import Graph, Projection, make_projection
+from lift_core.lp import LinearProgram
+from lift_core.operators import DirectionMatrix
+
+PROBES = 8
+MARGIN = 3.0
+"""Optimal corners lie further out than random ones by about this factor."""
+
+
+def fit_projection(lp: LinearProgram, *, densify_limit: int, accuracy: float) -> Projection | None:
+    """The projection in units of the boxes, or of what can be reached of them where a box is too wide to bind."""
+    graph = _unit_graph(lp)
+    projection = make_projection(graph, densify_limit=densify_limit, accuracy=accuracy)
+    if projection is None:
+        return None
+    shares = _reachable_shares(projection)
+    if float(shares.min()) > 0.5:
+        return projection
+    shrunk = graph._replace(scale_x=graph.scale_x * shares)
+    return make_projection(shrunk, densify_limit=densify_limit, accuracy=accuracy)
+
+
+def in_units(offset: Tensor, scale: Tensor) -> Tensor:
+    """``offset / scale``, and 0 where the scale is 0: the slack of an equality row has no units and no freedom."""
+    return torch.where(scale > 0, offset / torch.where(scale > 0, scale, 1.0), 0.0)
+
+
+def _unit_graph(lp: LinearProgram) -> Graph:
+    """Centres and half-widths of all bounds; 1 where a bound is missing, and 0 for the slack of an equality row."""
+    center_x, width_x = _centre(lp.col_lower, lp.col_upper)
+    center_s, width_s = _centre(lp.row_lower, lp.row_upper)
+    return Graph(lp.A, center_x, torch.where(width_x > 0, width_x, 1.0), center_s, width_s)
+
+
+def _centre(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Centre and half-width of [lower, upper]; of a half-line its end and 1, of the line 0 and 1."""
+    has_lower, has_upper = torch.isfinite(lower), torch.isfinite(upper)
+    end = torch.where(has_lower, lower, torch.where(has_upper, upper, 0.0))
+    both = has_lower & has_upper
+    return torch.where(both, (lower + upper) / 2, end), torch.where(both, (upper - lower) / 2, 1.0)
+
+
+def _reachable_shares(projection: Projection) -> Float64[Tensor, " n"]:
+    """Which share of its box each variable may need, one number for the hyperparameters and one for the weights.
+
+    Projecting points whose block is 0 and whose other coordinates are random signs shows how far the constraints can
+    move the block. A block whose box binds is moved across all of it.
+    """
+    graph = projection.graph
+    n, size = len(graph.scale_x), len(graph.scale_x) + len(graph.scale_s)
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.ones_like(graph.scale_x)
+    split = graph.A.num_hyper if isinstance(graph.A, DirectionMatrix) else 0
+    for block in (slice(0, split), slice(split, n)):
+        reach = 0.0
+        for _ in range(PROBES if block.stop > block.start else 0):
+            point = torch.randint(0, 2, (size,), generator=generator).to(graph.scale_x) * 2 - 1
+            point[block] = 0.0
+            reach = max(reach, float(projection.project(point)[block].abs().max()))
+        shares[block] = min(MARGIN * reach, 1.0) if reach > 0 else 1.0
+    return shares

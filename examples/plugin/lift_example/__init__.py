@@ -1,0 +1,1 @@
+"""A bilevel problem and an LP backend for LiFT, in a package of their own."""

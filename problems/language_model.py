@@ -1,0 +1,293 @@
+"""Fine-tuning a causal language model, the regularisation of its weights included."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, cast, get_args
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor, nn
+from torch.func import functional_call, jvp, vjp
+from transformers import GPT2LMHeadModel
+
+from lift_core.operators import LinearOperator
+from lift_core.problem import Batch, BilevelProblem, Point, Split
+from lift_core.regularizers import Strength
+from problems.causal_lm import (
+    GPT2Tail,
+    Grouping,
+    WholeModel,
+    choose_parameters,
+    first_tuned_block,
+    group_name,
+    load_model,
+    load_tokenizer,
+)
+from problems.head_loss import head_curvature, head_loss
+from problems.penalty import Penalty, build_regularizer, hyper_range
+from problems.text import TextDataset, four_splits, load_texts
+from problems.token_batches import TokenBatch, TokenBatches, merged, token_blocks
+
+TOKENS_PER_TRACE = 8192
+"""Batches are merged up to this size for Hessian products: tracing one costs seconds, whatever its size."""
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Token-level perplexity of a split and everything needed to compare it.
+
+    Attributes:
+        perplexity: ``exp(total negative log-likelihood / predicted tokens)``.
+        negative_log_likelihood: total, in nats, accumulated in float64.
+        predicted_tokens: the normaliser: all tokens of a block but its first.
+        block_length, stride: tokens; equal, as the blocks do not overlap.
+    """
+
+    split: Split
+    perplexity: float
+    negative_log_likelihood: float
+    predicted_tokens: int
+    block_length: int
+    stride: int
+    normaliser: str = "predicted tokens"
+
+
+class LanguageModel(BilevelProblem):
+    """A Hugging Face causal language model on a text data set, with one regularisation strength per group of weights.
+
+        F(θ) = mean cross-entropy of the predicted tokens of the direction (or selection, or test) articles
+        f(λ, θ) = the same on the training articles + sum_j w(λ_j) R_j(θ_(j))
+
+    Articles are joined by a blank line and cut into non-overlapping blocks; the last partial block of a split is left
+    out. The weights θ are the tuned parameters, flattened in the model's order. With the GPT-2 architecture, whatever
+    lies below the first tuned block is computed once per batch, and a frozen head keeps no tensor of tokens x
+    vocabulary; other architectures run whole.
+
+    >>> from tokenizers import Tokenizer, models, pre_tokenizers
+    >>> from transformers import GPT2Config, PreTrainedTokenizerFast
+    >>> words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2}, unk_token="c"))
+    >>> words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    >>> problem = LanguageModel(
+    ...     model=GPT2LMHeadModel(GPT2Config(vocab_size=3, n_positions=4, n_embd=8, n_layer=2, n_head=2)),
+    ...     tokenizer=PreTrainedTokenizerFast(tokenizer_object=words),
+    ...     texts={"train": ["a b c a"], "validation": ["a b b a", "b c c b"], "test": ["c b a a"]},
+    ... )
+    >>> problem.hyper_names, len(problem.groups), problem.num_examples("train")
+    (('block.1',), 12, 3)
+    """
+
+    name: ClassVar[str] = "language_model"
+    metric_name: ClassVar[str] = "perplexity"
+
+    def __init__(
+        self,
+        *,
+        model: str | Path | nn.Module,
+        texts: Mapping[str, Sequence[str]] | TextDataset | str | Path,
+        tokenizer: Any = None,
+        blocks: Sequence[int] | None = None,
+        trainable: str | Sequence[str] | None = None,
+        regularizer: Penalty = "l2",
+        regularize_by: Grouping = "block",
+        strength: Strength = "log",
+        initial_strength: float = 1e-4,
+        strength_bounds: tuple[float, float] = (1e-8, 1e2),
+        block_length: int | None = None,
+        batch_blocks: int = 8,
+        train_share: float = 1.0,
+        max_tokens: Mapping[Split, int] | None = None,
+        keep_inputs: bool = True,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Load the model and split the articles; texts are tokenised when a split is first asked for.
+
+        Args:
+            model: hub name, folder with safetensors, or object (which is copied).
+            texts: articles by part ("train", "validation", "test") or by split; or a data set, see `TextDataset`.
+            tokenizer: name, folder or object; by default the model's own.
+            blocks: blocks to tune, negative from the end; the last one if ``trainable`` is not given either.
+            trainable: patterns of parameter names, such as ``"*.ln_*"``, within ``blocks`` or the whole model.
+            regularizer, regularize_by, strength: which penalty, what shares one λ, and whether λ is its logarithm.
+            initial_strength, strength_bounds: w(λ) at the start, and its bounds.
+            block_length: tokens per block; by default the model's context length, at most 1,024.
+            batch_blocks: blocks per batch.
+            train_share: share of the training articles that is used, drawn by the seed.
+            max_tokens: a limit for some of the splits.
+            keep_inputs: keep the hidden states below the tuned part, 4 bytes x width per token in float32.
+            dtype: what the network computes in; losses are float32 or better and accumulate in float64.
+            device: by default CUDA where it exists.
+            seed: draws the training articles and the halves of the validation articles.
+
+        Raises:
+            ValueError: if an argument does not fit; see the message.
+        """
+        if batch_blocks < 1:
+            raise ValueError(f"batch_blocks: expected at least 1, got {batch_blocks}")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.dtype, self.batch_blocks, self.keep_inputs = dtype, batch_blocks, keep_inputs
+        self.max_tokens = _known_splits(max_tokens or {})
+        self.articles = four_splits(load_texts(texts), train_share=train_share, seed=seed)
+        self.tokenizer = load_tokenizer(tokenizer, model)
+        self.model = load_model(model, dtype=dtype, device=self.device)
+        self.block_length = self._checked_length(block_length)
+        self._choose(blocks, trainable)
+        group_names = {name: group_name(self.model, name, regularize_by) for name in self.groups}
+        self.regularizer, self.hyper_names = build_regularizer(
+            regularizer, group_names, self.groups, strength=strength, start=self._start
+        )
+        self._initial_hyper, self.hyper_lower, self.hyper_upper = hyper_range(
+            initial_strength, strength_bounds, strength=strength, like=self._start.new_empty(len(self.hyper_names))
+        )
+        self._batches: dict[Split, TokenBatches] = {}
+
+    # -- setting up ---------------------------------------------------------------------------------------------
+
+    def _checked_length(self, block_length: int | None) -> int:
+        context = getattr(self.model.config, "max_position_embeddings", None)
+        length = min(context or 1024, 1024) if block_length is None else block_length
+        if length < 2 or (context is not None and length > context):
+            raise ValueError(
+                f"block_length: expected 2 ... {context or 'any'} tokens for this model, got {block_length}"
+            )
+        return length
+
+    def _choose(self, blocks: Sequence[int] | None, trainable: str | Sequence[str] | None) -> None:
+        if blocks is None and trainable is None:
+            blocks = (-1,)
+        patterns = [trainable] if isinstance(trainable, str) else trainable
+        self.parameter_names = choose_parameters(self.model, blocks=blocks, patterns=patterns)
+        values = [self.model.get_parameter(name) for name in self.parameter_names]
+        edges = torch.tensor([0, *(value.numel() for value in values)]).cumsum(0).tolist()
+        self.groups = {
+            name: slice(start, end) for name, start, end in zip(self.parameter_names, edges, edges[1:], strict=False)
+        }
+        self.block_groups: dict[str, slice] = {}
+        for name, part in self.groups.items():
+            block = group_name(self.model, name, "block")
+            self.block_groups[block] = slice(self.block_groups.get(block, part).start, part.stop)
+        self._shapes = [value.shape for value in values]
+        self._start = torch.cat([value.detach().flatten().double() for value in values])
+        if isinstance(self.model, GPT2LMHeadModel) and not self.model.config.add_cross_attention:
+            self._tail: GPT2Tail | WholeModel = GPT2Tail(
+                self.model, first_tuned_block(self.model, self.parameter_names)
+            )
+            tuned = {id(value) for value in values}
+            self._head = None if id(self.model.lm_head.weight) in tuned else self.model.lm_head.weight
+        else:
+            self._tail, self._head = WholeModel(self.model), None
+
+    # -- what the problem describes -----------------------------------------------------------------------------
+
+    def initial_point(self) -> Point:
+        return Point(self._initial_hyper.clone(), self._start.clone())
+
+    def batches(self, split: Split) -> TokenBatches:
+        if split not in self._batches:
+            ids = token_blocks(
+                self.articles[split],
+                self.tokenizer,
+                block_length=self.block_length,
+                max_tokens=self.max_tokens.get(split),
+                split=split,
+            )
+            self._batches[split] = TokenBatches(
+                self._in_vocabulary(ids), self.batch_blocks, self._below, keep=self.keep_inputs
+            )
+        return self._batches[split]
+
+    def batch_size(self, batch: TokenBatch) -> int:
+        """Number of predicted tokens."""
+        return batch.targets.numel()
+
+    def num_examples(self, split: Split) -> int:
+        return self.batches(split).num_predicted
+
+    def upper_loss(self, hyper: Tensor, weights: Tensor, batch: TokenBatch) -> Float64[Tensor, ""]:
+        """Mean cross-entropy of the predicted tokens."""
+        if self._head is None:
+            return self.output_loss(hyper, self.outputs(weights, batch), batch)
+        return head_loss(self._run(weights, batch, head=False), self._head, batch.targets).double().mean()
+
+    def outputs(self, weights: Tensor, batch: TokenBatch) -> Tensor:
+        """Logits, (blocks, block_length - 1, vocabulary), in float32 or better."""
+        logits = self._run(weights, batch)
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def output_loss(self, hyper: Tensor, outputs: Tensor, batch: TokenBatch) -> Float64[Tensor, ""]:
+        """Mean cross-entropy of the predicted tokens from their logits."""
+        picked = outputs.gather(-1, batch.targets[..., None])[..., 0]
+        return (outputs.logsumexp(-1) - picked).double().mean()
+
+    def metric(self, loss: float) -> float:
+        """Perplexity."""
+        return math.exp(min(loss, 700.0))  # beyond it a float overflows
+
+    def describe(self) -> str:
+        content = hashlib.sha256(self._start.cpu().numpy().tobytes())
+        for split in get_args(Split):
+            content.update("".join([split, *self.articles[split]]).encode())
+        penalty = f"{type(self.regularizer).__name__} from {self._initial_hyper.tolist()}"
+        limits = f"blocks of {self.block_length} tokens, at most {dict(self.max_tokens)}"
+        return f"{super().describe()}, {penalty}, {limits}, {self.dtype}, content {content.hexdigest()[:16]}"
+
+    def perplexity(self, point: Point, split: Split) -> Perplexity:
+        """Perplexity of a split at a point."""
+        mean, tokens = self.loss(point, split), self.num_examples(split)
+        return Perplexity(split, self.metric(mean), mean * tokens, tokens, self.block_length, self.block_length)
+
+    def named_weights(self, weights: Float64[Tensor, " n"]) -> dict[str, Tensor]:
+        """The tuned parameters by name, in the model's shapes and precision, as `load_state_dict` takes them."""
+        parts = weights.to(self.dtype).split([math.prod(shape) for shape in self._shapes])
+        return {
+            name: part.view(shape) for name, part, shape in zip(self.parameter_names, parts, self._shapes, strict=True)
+        }
+
+    def training_hessian(self, point: Point, batches: Sequence[TokenBatch] | None = None) -> LinearOperator:
+        chosen = self.batches("train") if batches is None else batches
+        return super().training_hessian(point, merged(chosen, TOKENS_PER_TRACE))
+
+    # -- how it is computed -------------------------------------------------------------------------------------
+
+    def _run(self, weights: Tensor, batch: TokenBatch, **options: bool) -> Tensor:
+        named = {f"model.{name}": value for name, value in self.named_weights(weights).items()}
+        return functional_call(self._tail, named, (batch.inputs,), options)
+
+    def _below(self, ids: Int64[Tensor, "blocks length"]) -> Tensor:
+        with torch.no_grad():
+            return self._tail.below(ids)
+
+    def _in_vocabulary(self, ids: Int64[Tensor, "blocks length"]) -> Int64[Tensor, "blocks length"]:
+        size = cast(Any, self.model).config.vocab_size
+        if int(ids.max()) >= size:
+            raise ValueError(
+                f"tokenizer: expected the model's own, with {size} entries, got one that gives token {int(ids.max())}"
+            )
+        return ids.to(self.device)
+
+    def _gauss_newton_product(self, point: Point, batch: Batch) -> Callable[[Tensor], Tensor]:
+        if self._head is None:
+            return super()._gauss_newton_product(point, batch)
+        head, count = self._head, self.batch_size(batch)
+
+        def hidden(weights: Tensor) -> Tensor:
+            return self._run(weights, batch, head=False).flatten(0, 1)
+
+        def product(vector: Tensor) -> Tensor:
+            values, tangent = jvp(hidden, (point.weights,), (vector,))[:2]
+            return vjp(hidden, point.weights)[1](head_curvature(values, head, tangent) / count)[0]
+
+        return product
+
+
+def _known_splits(max_tokens: Mapping[Split, int]) -> Mapping[Split, int]:
+    unknown = set(max_tokens) - set(get_args(Split))
+    if unknown:
+        raise ValueError(f"max_tokens: expected splits out of {get_args(Split)}, got {sorted(unknown)}")
+    return max_tokens

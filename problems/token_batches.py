@@ -1,0 +1,117 @@
+"""Blocks of tokens cut from articles, and the batches of a split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from problems.text import SEPARATOR
+
+
+def token_blocks(
+    articles: Sequence[str], tokenizer: Any, *, block_length: int, max_tokens: int | None = None, split: str = ""
+) -> Int64[Tensor, "blocks block_length"]:
+    """Non-overlapping blocks of a split's articles, joined by a blank line; the last partial block is left out.
+
+    The articles are tokenised one by one, each with the separator behind it, which runs in parallel.
+
+    Args:
+        max_tokens: use at most so many tokens, from the first articles on.
+        split: what error messages call the articles.
+
+    Raises:
+        ValueError: if the text has less than one block.
+    """
+    pieces = [article + SEPARATOR for article in articles[:-1]] + [articles[-1]]
+    ids: list[int] = []
+    for piece in tokenizer(pieces, add_special_tokens=False, verbose=False)["input_ids"]:
+        ids.extend(piece)
+    count = min(len(ids), len(ids) if max_tokens is None else max_tokens) // block_length
+    if count == 0:
+        raise ValueError(
+            f"block_length: the split {split!r} has {len(ids)} tokens (max_tokens={max_tokens}), less than one block "
+            f"of {block_length}"
+        )
+    return torch.tensor(ids[: count * block_length], dtype=torch.int64).view(count, block_length)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBatch:
+    """Some blocks of tokens and what the tuned part of the network takes in for them.
+
+    Attributes:
+        ids: shape (blocks, block_length).
+        inputs: the hidden states that enter the first tuned block, (blocks, block_length, width), or the ids.
+    """
+
+    ids: Int64[Tensor, "blocks length"]
+    inputs: Tensor
+
+    @property
+    def targets(self) -> Int64[Tensor, "blocks length-1"]:
+        """The predicted tokens: all but the first of each block."""
+        return self.ids[:, 1:]
+
+
+def merged(batches: Sequence[TokenBatch], max_tokens: int) -> list[TokenBatch]:
+    """The same blocks in fewer batches, each of at most ``max_tokens`` tokens unless a single batch has more.
+
+    >>> one = TokenBatch(torch.zeros(2, 3), torch.zeros(2, 3))
+    >>> [len(batch.ids) for batch in merged([one, one, one], 12)]
+    [4, 2]
+    """
+    together: list[list[TokenBatch]] = []
+    for batch in batches:
+        if together and sum(part.ids.numel() for part in [*together[-1], batch]) <= max_tokens:
+            together[-1].append(batch)
+        else:
+            together.append([batch])
+    return [
+        TokenBatch(torch.cat([part.ids for part in parts]), torch.cat([part.inputs for part in parts]))
+        for parts in together
+    ]
+
+
+class TokenBatches(Sequence[TokenBatch]):
+    """The batches of a split; the inputs of a batch are computed when it is first asked for.
+
+    >>> batches = TokenBatches(torch.arange(6).view(3, 2), 2, lambda ids: ids, keep=True)
+    >>> [batch.ids.tolist() for batch in batches]
+    [[[0, 1], [2, 3]], [[4, 5]]]
+    """
+
+    def __init__(self, ids: Tensor, size: int, inputs_of: Callable[[Tensor], Tensor], *, keep: bool) -> None:
+        self._ids = ids.split(size)
+        self._inputs_of, self._keep = inputs_of, keep
+        self._kept: dict[int, TokenBatch] = {}
+
+    @property
+    def num_predicted(self) -> int:
+        """Predicted tokens of all batches, known without computing any inputs."""
+        return sum(ids[:, 1:].numel() for ids in self._ids)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    @overload
+    def __getitem__(self, index: int) -> TokenBatch: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[TokenBatch]: ...
+
+    def __getitem__(self, index: int | slice) -> TokenBatch | list[TokenBatch]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        position = range(len(self))[index]
+        if position in self._kept:
+            return self._kept[position]
+        ids = self._ids[position]
+        batch = TokenBatch(ids, self._inputs_of(ids))
+        if self._keep:
+            self._kept[position] = batch
+        return batch

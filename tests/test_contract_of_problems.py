@@ -1,0 +1,175 @@
+"""`check_problem` finds problems that are broken on purpose, and says what is wrong."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from lift_core import (
+    Batch,
+    BilevelProblem,
+    Dense,
+    LinearOperator,
+    Point,
+    Split,
+)
+from lift_core.testing import check_problem
+from problems import DataCleaning, Quadratic, Regression
+
+
+class WrongUpperGradient(Quadratic):
+    def upper_gradient(self, point: Point, split: Split = "direction") -> tuple[Tensor, Tensor]:
+        by_hyper, by_weights = super().upper_gradient(point, split)
+        return by_hyper, 1.01 * by_weights
+
+
+class GradientOfAnotherSplit(Quadratic):
+    def upper_gradient(self, point: Point, split: Split = "direction") -> tuple[Tensor, Tensor]:
+        return super().upper_gradient(point, "direction")
+
+
+class NoHyperGradient(Quadratic):
+    def upper_gradient(self, point: Point, split: Split = "direction") -> tuple[Tensor, Tensor]:
+        by_hyper, by_weights = super().upper_gradient(point, split)
+        return 0 * by_hyper, by_weights
+
+
+class WrongTrainingGradient(Quadratic):
+    def training_gradient(self, point: Point, batches: Sequence[Batch] | None = None) -> Tensor:
+        gradient = super().training_gradient(point, batches)
+        return torch.cat([gradient[:-1], 0 * gradient[-1:]])
+
+
+class IgnoresBatches(Quadratic):
+    def training_gradient(self, point: Point, batches: Sequence[Batch] | None = None) -> Tensor:
+        return super().training_gradient(point, None if batches is None else self.batches("test")[:1])
+
+
+class WrongHessian(Quadratic):
+    def training_hessian(self, point: Point, batches: Sequence[Batch] | None = None) -> LinearOperator:
+        return Dense(self.Q + torch.eye(len(self.Q)))
+
+
+class AsymmetricHessian(Quadratic):
+    def training_hessian(self, point: Point, batches: Sequence[Batch] | None = None) -> LinearOperator:
+        return Dense(self.Q + torch.ones_like(self.Q).triu(1))
+
+
+class NegativeGaussNewton(Quadratic):
+    def training_gauss_newton(self, point: Point, batches: Sequence[Batch] | None = None) -> LinearOperator:
+        return Dense(-self.Q)
+
+
+class WrongOutputLoss(Regression):
+    def output_loss(self, hyper: Tensor, outputs: Tensor, batch: Batch) -> Tensor:
+        return super().output_loss(hyper, outputs, batch) + 1
+
+    def upper_loss(self, hyper: Tensor, weights: Tensor, batch: Batch) -> Tensor:
+        return super().output_loss(hyper, self.outputs(weights, batch), batch)
+
+
+class WrongMixed(Quadratic):
+    def mixed(self, point: Point) -> LinearOperator:
+        return Dense(-super().mixed(point).to_dense())
+
+
+class TransposedMixed(Quadratic):
+    def mixed(self, point: Point) -> LinearOperator:
+        return Dense(super().mixed(point).to_dense().T)
+
+
+class ForgetsHyperInTraining(DataCleaning):
+    hyper_in_training = False
+
+
+class ShuffledBatches(Quadratic):
+    """A new order at every call, as a shuffling data loader would give."""
+
+    turn = 0
+
+    def initial_point(self) -> Point:
+        return Point(torch.zeros(3).double(), torch.ones(6).double())
+
+    def batches(self, split: Split) -> Sequence[Batch]:
+        self.turn += 1
+        batches = list(super().batches(split))
+        return batches[::-1] if self.turn % 2 else batches
+
+
+class Dropout(Quadratic):
+    def upper_loss(self, hyper: Tensor, weights: Tensor, batch: Batch) -> Tensor:
+        return super().upper_loss(hyper, weights, batch) * (1 + torch.rand(()).item())
+
+
+class NoTestSplit(Quadratic):
+    def batches(self, split: Split) -> Sequence[Batch]:
+        return [] if split == "test" else super().batches(split)
+
+
+class VectorLoss(Quadratic):
+    def upper_loss(self, hyper: Tensor, weights: Tensor, batch: Batch) -> Tensor:
+        return super().upper_loss(hyper, weights, batch)[None]
+
+
+class NanLoss(Quadratic):
+    def upper_loss(self, hyper: Tensor, weights: Tensor, batch: Batch) -> Tensor:
+        return super().upper_loss(hyper, weights, batch) * torch.nan
+
+
+class RestlessStart(Quadratic):
+    def initial_point(self) -> Point:
+        return Point(super().initial_point().hyper, torch.randn(6).double())
+
+
+def changed(**attributes: object) -> Callable[[], BilevelProblem]:
+    def make() -> BilevelProblem:
+        problem = Quadratic()
+        for name, value in attributes.items():
+            setattr(problem, name, value)
+        return problem
+
+    return make
+
+
+BROKEN_PROBLEMS: dict[str, tuple[Callable[[], BilevelProblem], str]] = {
+    "upper gradient": (WrongUpperGradient, "upper_gradient, θ part"),
+    "gradient of another split": (GradientOfAnotherSplit, "upper_gradient, θ part"),
+    "λ gradient": (lambda: NoHyperGradient(hyper_cost=True), "upper_gradient, λ part"),
+    "training gradient": (WrongTrainingGradient, "lower_gradient: gᵀv differs"),
+    "training gradient per batch": (IgnoresBatches, "training_gradient: the mean over batches"),
+    "Hessian": (WrongHessian, "training_hessian: .*differs from the change"),
+    "asymmetric Hessian": (AsymmetricHessian, "training_hessian: .*(transpose|symmetric)"),
+    "negative Gauss-Newton": (NegativeGaussNewton, "training_gauss_newton: .*negative"),
+    "output loss": (WrongOutputLoss, "output_loss: .*must equal training_loss"),
+    "mixed": (WrongMixed, "mixed: J v differs"),
+    "shape of mixed": (TransposedMixed, r"mixed: expected shape \(6, 3\), got \(3, 6\)"),
+    "λ in training not declared": (lambda: ForgetsHyperInTraining(num_train=20), "mixed: J v differs"),
+    "shuffled": (ShuffledBatches, "two passes over the data differ"),
+    "dropout": (Dropout, "two passes over the data differ"),
+    "empty split": (NoTestSplit, r"batches\('test'\): the split is empty"),
+    "vector loss": (VectorLoss, "upper_loss: expected one number"),
+    "NaN loss": (NanLoss, "upper_loss: nan"),
+    "restless start": (RestlessStart, "initial_point: two calls differ"),
+    "names": (changed(hyper_names=("a", "b")), "hyper_names: expected one name for each of 3"),
+    "equal names": (changed(hyper_names=("a", "a", "b")), "hyper_names: names must differ"),
+    "names that are not strings": (changed(hyper_names=(1, 2, 3)), "must be strings"),
+    "bound shape": (changed(hyper_lower=torch.zeros(2).double()), "hyper_lower: expected float64 of shape"),
+    "bound dtype": (changed(hyper_upper=torch.ones(3)), "hyper_upper: expected float64"),
+    "NaN bound": (changed(hyper_upper=torch.full((3,), torch.nan).double()), "hyper_upper: NaN"),
+    "start outside bounds": (changed(hyper_lower=torch.ones(3).double()), r"initial_point: λ\[0\] lies outside"),
+    "missing weights in groups": (changed(groups={"a": slice(0, 5)}), "groups: every weight .* weight 5 is in 0"),
+    "overlapping groups": (
+        changed(groups={"a": slice(0, 4), "b": slice(3, 6)}),
+        "groups: every weight .* weight 3 is in 2",
+    ),
+    "groups that are not slices": (changed(groups={"a": [0, 1]}), "groups.*expected a slice"),
+    "no name": (changed(name=""), "name: expected a string"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_PROBLEMS)
+def test_broken_problems_are_found(name: str) -> None:
+    make, sentence = BROKEN_PROBLEMS[name]
+    with pytest.raises(AssertionError, match=sentence):
+        check_problem(make())

@@ -1,0 +1,269 @@
+"""The judge of LP answers: known pairs, lies, certificates, products that are broken."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lift_core import (
+    BackendAnswer,
+    LinearProgram,
+    LPBackend,
+    LPStart,
+    LPStatus,
+    MatrixFree,
+    solve_lp,
+    solve_lps,
+)
+from lift_core.lp import judge, kkt_residuals, proves_infeasible, proves_unbounded
+from lift_core.testing import KnownLP, lp_cases
+from lift_core.testing.strategies import closed_form_direction_lps, direction_lps, known_lps
+
+NAN, INF = math.nan, math.inf
+
+
+def vector(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scripted(LPBackend):
+    """Answers whatever it was told to, and counts how often it is asked."""
+
+    answer: BackendAnswer
+    calls: list[LPStart | None]
+    name = "scripted"
+
+    def solve(self, lp: LinearProgram, start: LPStart | None = None) -> BackendAnswer:
+        self.calls.append(start)
+        return self.answer
+
+
+def scripted(x: Tensor | None, y: Tensor | None, status: LPStatus = LPStatus.OPTIMAL) -> Scripted:
+    return Scripted(answer=BackendAnswer(x, y, status, 7), calls=[])
+
+
+KNOWN = [(case.name, case.known) for case in lp_cases() if case.known is not None]
+
+
+# -- known optima ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("known", [known for _, known in KNOWN], ids=[name for name, _ in KNOWN])
+def test_known_pairs_have_no_residual(known: KnownLP) -> None:
+    objective, _, kkt = kkt_residuals(known.lp, known.x, known.y)
+    assert kkt.worst < 1e-9
+    assert objective == pytest.approx(known.objective)
+
+
+@given(st.one_of(known_lps(), direction_lps(), closed_form_direction_lps(curvatures=("definite", "indefinite"))))
+def test_drawn_pairs_have_no_residual(known: KnownLP) -> None:
+    assert kkt_residuals(known.lp, known.x, known.y)[2].worst < 1e-8
+
+
+@given(direction_lps(max_weights=10, max_hyper=4), st.integers(0, 2**31))
+def test_any_dual_point_of_a_boxed_program_bounds_it_from_below(known: KnownLP, seed: int) -> None:
+    assert known.lp.is_boxed
+    y = torch.randn(known.lp.num_rows, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    _, bound, kkt = kkt_residuals(known.lp, known.x, y)
+    assert kkt.dual == 0
+    assert bound <= known.objective + 1e-9 * (1 + abs(known.objective))
+
+
+@given(known_lps(), st.integers(0, 2**31), st.floats(1e-9, 1e-2))
+def test_pairs_within_a_tolerance_have_an_objective_within_the_stated_bound(
+    known: KnownLP, seed: int, size: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = known.x + size * torch.randn(len(known.x), dtype=torch.float64, generator=generator)
+    y = known.y + size * torch.randn(len(known.y), dtype=torch.float64, generator=generator)
+    objective, _, kkt = kkt_residuals(known.lp, x, y)
+    assert abs(objective - known.objective) <= known.objective_tolerance(kkt.worst) * (1 + 1e-9) + 1e-12
+
+
+@given(known_lps(), st.integers(0, 2**31), st.floats(0.1, 10.0))
+def test_residuals_do_not_depend_on_the_order_and_little_on_the_scale(known: KnownLP, seed: int, scale: float) -> None:
+    lp = known.lp
+    order = torch.randperm(lp.num_columns, generator=torch.Generator().manual_seed(seed))
+    moved = LinearProgram(
+        c=scale * lp.c[order],
+        A=lp.A.to_dense()[:, order],
+        row_lower=lp.row_lower,
+        row_upper=lp.row_upper,
+        col_lower=lp.col_lower[order],
+        col_upper=lp.col_upper[order],
+    )
+    x, y = known.x + 0.1, known.y + 0.1
+    kkt, again = kkt_residuals(lp, x, y)[2], kkt_residuals(moved, x[order], scale * y)[2]
+    assert again.primal == pytest.approx(kkt.primal, rel=1e-9)
+    assert again.dual == pytest.approx(kkt.dual * scale * (1 + float(lp.c.norm())) / (1 + scale * float(lp.c.norm())))
+
+
+# -- the judge ---------------------------------------------------------------------------------------------------------
+
+LP = LinearProgram(c=[1.0, 1.0], A=[[1.0, 2.0]], row_lower=2.0, col_lower=0.0)
+X, Y = vector(0.0, 1.0), vector(0.5)
+
+
+def test_a_right_answer_is_optimal_whatever_the_solver_calls_it() -> None:
+    for claimed in (LPStatus.OPTIMAL, LPStatus.ITERATION_LIMIT, LPStatus.FAILED):
+        solution = solve_lp(LP, scripted(X, Y, claimed))
+        assert solution.status is LPStatus.OPTIMAL and solution.status.ok
+        assert solution.objective == 1.0 and solution.bound == 1.0
+        assert (solution.iterations, solution.backend) == (7, "scripted")
+        assert solution.seconds >= 0
+
+
+LIES = {
+    "primal infeasible": (vector(0.0, 0.5), Y),
+    "outside a column bound": (vector(-2.0, 2.0), Y),
+    "not optimal": (vector(2.0, 0.0), Y),
+    "dual with the wrong sign": (X, -Y),
+    "dual infeasible": (X, vector(3.0)),
+    "all zero": (vector(0.0, 0.0), vector(0.0)),
+}
+
+
+@pytest.mark.parametrize("pair", LIES.values(), ids=LIES)
+def test_a_false_claim_of_optimality_becomes_inaccurate(pair: tuple[Tensor, Tensor]) -> None:
+    solution = solve_lp(LP, scripted(*pair))
+    assert solution.status is LPStatus.INACCURATE and not solution.status.ok
+    assert solution.kkt.worst > 1e-2
+
+
+@pytest.mark.parametrize("pair", [(None, None), (X, None), (None, Y), (X * NAN, Y), (X, Y * NAN), (X * INF, Y)])
+def test_a_claim_of_optimality_without_a_finite_pair_is_a_numerical_error(pair: tuple[Tensor, Tensor]) -> None:
+    solution = solve_lp(LP, scripted(*pair))
+    assert solution.status is LPStatus.NUMERICAL_ERROR
+    assert solution.kkt.worst == INF and math.isnan(solution.objective) and solution.bound == -INF
+    assert solution.x.shape == (2,) and solution.y.shape == (1,)
+
+
+def test_honest_statuses_pass_through() -> None:
+    for status in (LPStatus.ITERATION_LIMIT, LPStatus.TIME_LIMIT, LPStatus.INTERRUPTED, LPStatus.FAILED):
+        assert solve_lp(LP, scripted(vector(9.0, 9.0), Y, status)).status is status
+        assert solve_lp(LP, scripted(None, None, status)).status is status
+
+
+def test_the_tolerance_is_the_backend_s() -> None:
+    near = vector(0.0, 1 - 1e-4)
+    assert solve_lp(LP, replace(scripted(near, Y), rtol=1e-3)).status is LPStatus.OPTIMAL
+    assert solve_lp(LP, replace(scripted(near, Y), rtol=1e-6)).status is LPStatus.INACCURATE
+
+
+@pytest.mark.parametrize(("x", "y", "name"), [(X[:1], Y, "x"), (X, X, "y")])
+def test_answers_of_the_wrong_shape_are_named(x: Tensor, y: Tensor, name: str) -> None:
+    with pytest.raises(ValueError, match=f"returned {name} of shape"):
+        solve_lp(LP, scripted(x, y))
+
+
+def test_a_start_reaches_the_backend() -> None:
+    backend, start = scripted(X, Y), LPStart(X, Y)
+    solve_lp(LP, backend, start=start)
+    assert backend.calls == [start]
+
+
+def test_a_sequence_passes_each_optimum_on() -> None:
+    backend = scripted(X, Y)
+    assert [solution.status for solution in solve_lps([LP, LP], backend)] == [LPStatus.OPTIMAL] * 2
+    assert backend.calls[0] is None and backend.calls[1] is not None
+    assert not list(solve_lps([], backend))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Silent(Scripted):
+    def solve_sequence(self, lps: Iterable[LinearProgram]) -> Iterator[BackendAnswer]:
+        yield from ()
+
+
+def test_a_sequence_that_ends_early_is_an_error() -> None:
+    with pytest.raises(ValueError, match="fewer answers than the 2 programs"):
+        list(solve_lps([LP, LP], Silent(answer=BackendAnswer(X, Y, LPStatus.OPTIMAL), calls=[])))
+
+
+# -- certificates ------------------------------------------------------------------------------------------------------
+
+INFEASIBLE = LinearProgram(c=[0.0], A=[[1.0], [1.0]], row_lower=[2.0, -INF], row_upper=[INF, 1.0])
+UNBOUNDED = LinearProgram(c=[-1.0, 0.0], A=[[1.0, -1.0]], row_lower=0.0, row_upper=0.0, col_lower=0.0)
+
+
+@pytest.mark.parametrize(
+    ("ray", "proof"),
+    [
+        (vector(1.0, -1.0), True),
+        (vector(1e9, -1e9), True),
+        (vector(-1.0, 1.0), False),
+        (vector(1.0, -0.5), False),
+        (vector(1.0, 0.0), False),
+        (vector(0.0, 0.0), False),
+        (vector(NAN, -1.0), False),
+    ],
+)
+def test_farkas_rays(ray: Tensor, proof: bool) -> None:
+    assert proves_infeasible(INFEASIBLE, ray) is proof
+    solution = judge(INFEASIBLE, BackendAnswer(None, ray, LPStatus.INFEASIBLE), scripted(None, None), 0.0)
+    assert solution.certified is proof
+    assert solution.status is not LPStatus.OPTIMAL
+
+
+@pytest.mark.parametrize(
+    ("ray", "proof"),
+    [
+        (vector(1.0, 1.0), True),
+        (vector(1e9, 1e9), True),
+        (vector(-1.0, -1.0), False),
+        (vector(1.0, 0.9), False),
+        (vector(0.0, 0.0), False),
+        (vector(INF, 1.0), False),
+    ],
+)
+def test_recession_rays(ray: Tensor, proof: bool) -> None:
+    assert proves_unbounded(UNBOUNDED, ray) is proof
+    solution = judge(UNBOUNDED, BackendAnswer(ray, None, LPStatus.UNBOUNDED), scripted(None, None), 0.0)
+    assert solution.certified is proof
+
+
+def test_no_ray_proves_a_solvable_program_infeasible_or_unbounded() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _, known in KNOWN:
+        for _ in range(5):
+            x = torch.randn(known.lp.num_columns, dtype=torch.float64, generator=generator)
+            y = torch.randn(known.lp.num_rows, dtype=torch.float64, generator=generator)
+            assert not proves_infeasible(known.lp, y)
+            assert not proves_unbounded(known.lp, x)
+
+
+# -- what the backend never sees --------------------------------------------------------------------------------
+
+PRODUCTS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], str]] = {
+    "NaN": (lambda x: x * NAN, lambda y: y, "A.matvec: .*NaN"),
+    "inf in the transpose": (lambda x: x, lambda y: y * INF, "A.rmatvec: .*NaN or inf"),
+    "shape": (lambda x: x[:1], lambda y: y, r"A.matvec: .*\(2,\)"),
+    "shape of the transpose": (lambda x: x, lambda y: y[:1], r"A.rmatvec: .*\(2,\)"),
+    "transpose": (lambda x: x.flip(0) * vector(1.0, 3.0), lambda y: y.flip(0) * vector(1.0, 3.0), "not the transpose"),
+}
+
+
+@pytest.mark.parametrize("products", PRODUCTS.values(), ids=PRODUCTS)
+def test_broken_products_never_reach_the_backend(
+    products: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], str],
+) -> None:
+    matvec, rmatvec, message = products
+    backend = scripted(X, X)
+    lp = LinearProgram(c=[1.0, 1.0], A=MatrixFree((2, 2), matvec, rmatvec), col_lower=0.0)
+    with pytest.raises(ValueError, match=message):
+        solve_lp(lp, backend)
+    assert not backend.calls
+
+
+@pytest.mark.parametrize(
+    "options", [{"rtol": 0.0}, {"rtol": 1.0}, {"rtol": NAN}, {"time_limit": 0.0}, {"time_limit": NAN}]
+)
+def test_bad_tolerances_are_named(options: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"^{next(iter(options))}: "):
+        replace(scripted(X, Y), **options)
