@@ -4,8 +4,9 @@ Importing this package imports no solver package; each adapter does that when it
 """
 
 from backends.highs import HiGHS
+from backends.interior_point import InteriorPoint
 from backends.mps import read_mps
 from backends.pdlp import PDLP
 from backends.pyomo import Pyomo
 
-__all__ = ["PDLP", "HiGHS", "Pyomo", "read_mps"]
+__all__ = ["PDLP", "HiGHS", "InteriorPoint", "Pyomo", "read_mps"]

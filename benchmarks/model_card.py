@@ -1,7 +1,7 @@
 """Zero-shot perplexities and fine-tuning curves of the bundled GPT-2: the figures of its model card.
 
-All blocks are fine-tuned without regularisation on a small and a larger share of WikiText-2's training articles. The small share
-must overfit (validation perplexity turns), the larger one must profit.
+All blocks are fine-tuned without regularisation on a small and a larger share of WikiText-2's training articles. The
+small share must overfit (validation perplexity turns), the larger one must profit.
 
 Example:
     python benchmarks/model_card.py --out runs/model-card
@@ -68,10 +68,10 @@ def fine_tune(share: float, epochs: int, learning_rate: float, seed: int) -> dic
         return {split: problem.metric(problem.loss(point, split)) for split in ("train", "selection")}
 
     start = TrainingState.fresh(problem.initial_point())
-    curve = [{"epoch": 0} | perplexities(start.point)]
     states = islice(Trainer(learning_rate=learning_rate).epochs(problem, start, seed=seed), epochs)
-    for state in track(states, total=epochs, description=f"{share:.0%} of the articles"):
-        curve.append({"epoch": state.epochs} | perplexities(state.point))
+    shown = track(states, total=epochs, description=f"{share:.0%} of the articles")
+    curve = [{"epoch": 0} | perplexities(start.point)]
+    curve += [{"epoch": state.epochs} | perplexities(state.point) for state in shown]
     return {
         "train_share": share,
         "train_tokens": problem.num_examples("train"),

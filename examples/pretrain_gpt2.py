@@ -18,7 +18,6 @@ import glob
 import json
 import lzma
 import math
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,11 +65,11 @@ def encode_corpus(paths: list[Path], tokenizer: GPT2TokenizerFast, out: Path) ->
         chunks: list[np.ndarray] = []
         documents = list(read_documents(paths))
         for start in track(range(0, len(documents), 256), description="encoding"):
-            for encoding in tokenizer.backend_tokenizer.encode_batch(documents[start : start + 256]):
-                chunks.append(np.array([*encoding.ids, end], dtype=np.uint16))
+            encodings = tokenizer.backend_tokenizer.encode_batch(documents[start : start + 256])
+            chunks += [np.array([*encoding.ids, end], dtype=np.uint16) for encoding in encodings]
         partial = out.with_suffix(".partial.npy")
         np.save(partial, np.concatenate(chunks))
-        os.replace(partial, out)
+        partial.replace(out)
     return np.load(out, mmap_mode="r")
 
 
@@ -99,7 +98,7 @@ def save_checkpoint(path: Path, state: dict) -> None:
     """Write a checkpoint atomically."""
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def train(tokens: np.ndarray, args: argparse.Namespace, work: Path, vocab_size: int) -> GPT2LMHeadModel:
@@ -160,7 +159,7 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true", help="autocast matrix products to bfloat16")
     parser.add_argument("--checkpoint-every", type=int, default=100)
     args = parser.parse_args()
-    paths = [Path(name) for pattern in args.corpus for name in sorted(glob.glob(pattern))]
+    paths = [Path(name) for pattern in args.corpus for name in sorted(glob.glob(pattern))]  # noqa: PTH207  (patterns may be absolute)
     if not paths:
         parser.error(f"--corpus: no file matches {args.corpus}")
     args.work.mkdir(parents=True, exist_ok=True)

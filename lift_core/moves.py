@@ -120,7 +120,10 @@ class LineMove(Move):
 
 
 def search_along(problem: BilevelProblem, here: Situation, direction: Direction) -> Candidate:
-    """Line search along ``(λ, θ) + t d``, λ clipped to its bounds."""
+    """Line search along ``(λ, θ) + t d``, λ clipped to its bounds; a zero direction stays where it is."""
+    if not (direction.d_hyper.any() or direction.d_weights.any()):
+        facts = direction.facts | {"step_size": 0.0, "predicted_decrease": 0.0}
+        return Candidate(direction.label, here.training, here.selection_loss, ((0.0, here.selection_loss),), facts)
 
     def at(step_size: float) -> Point:
         point = here.point.moved(direction.d_hyper, direction.d_weights, step_size)
@@ -165,14 +168,15 @@ class LPDirection(LineMove):
             "largest_curvature": _number(built.largest),
             "bulk_curvature": _number(built.bulk),
             "lower_gradient_norm": float(known.lower_gradient.norm()),
+            "upper_gradient_norm": float(known.grad_weights.norm()),
             "rows": lps[0].num_rows,
             "row_coverage": lps[0].num_rows / len(known.grad_weights),
         }
         for slack, lp, solution in zip(self.slacks, lps, solve_lps(lps, self.backend), strict=True):
-            if not torch.isfinite(solution.x).all():
-                continue  # the solver had no point to offer; its status stands in no candidate
-            facts = shared | {"slack": slack} | lp_facts(solution) | _box_share(lp.col_upper, solution.x, p)
-            yield Direction(f"ρ={slack:g}", solution.x[:p], solution.x[p:], solution.objective, facts)
+            has_point = bool(torch.isfinite(solution.x).all())
+            x = solution.x if has_point else torch.zeros_like(solution.x)  # no direction, but a status to report
+            facts = shared | {"slack": slack} | lp_facts(solution) | _box_share(lp.col_upper, x, p)
+            yield Direction(f"ρ={slack:g}", x[:p], x[p:], solution.objective if has_point else 0.0, facts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -59,6 +60,7 @@ class BilevelProblem(ABC):
         hyper_lower, hyper_upper: bounds on λ, shape (p,).
         groups: named slices of θ (blocks, tensors, ...): what reports and radii speak of.
         metric_name: what `metric` turns a loss into.
+        suggested_search: settings of `lift run` that suit the problem, by flag name (``slack``, ``relative``, ...).
         hyper_in_training: whether L_train itself depends on λ (then `mixed` differentiates it).
     """
 
@@ -70,6 +72,7 @@ class BilevelProblem(ABC):
     groups: Mapping[str, slice]
     hyper_in_training: bool = False
     metric_name: ClassVar[str] = "loss"
+    suggested_search: ClassVar[Mapping[str, object]] = MappingProxyType({})
 
     # -- what a problem describes -------------------------------------------------------------------------------
 
@@ -175,18 +178,18 @@ class BilevelProblem(ABC):
         )
 
     def training_hessian(self, point: Point, batches: Sequence[Batch] | None = None) -> LinearOperator:
-        """``∇²_θθ L_train`` (without R) as products, linearised once at the point."""
+        """``∇²_θθ L_train`` (without R) as products, differentiated once at the point."""
         chosen = self.batches("train") if batches is None else batches
         gradient = grad(self.training_loss, argnums=1)
         # the default argument lets each closure keep its own batch
         products = [_hessian_product(lambda w, b=batch: gradient(point.hyper, w, b), point.weights) for batch in chosen]
-        return self._mean_operator(products, chosen, len(point.weights))
+        return self._mean_operator(products, chosen, point.weights)
 
     def training_gauss_newton(self, point: Point, batches: Sequence[Batch] | None = None) -> LinearOperator:
         """``Jac^T (∇² output_loss) Jac`` over the outputs: the positive semi-definite part of the Hessian."""
         chosen = self.batches("train") if batches is None else batches
         return self._mean_operator(
-            [self._gauss_newton_product(point, batch) for batch in chosen], chosen, len(point.weights)
+            [self._gauss_newton_product(point, batch) for batch in chosen], chosen, point.weights
         )
 
     def _gauss_newton_product(self, point: Point, batch: Batch) -> Callable[[Tensor], Tensor]:
@@ -214,7 +217,7 @@ class BilevelProblem(ABC):
         return total / count
 
     def _mean_operator(
-        self, products: Sequence[Callable[[Tensor], Tensor]], batches: Sequence[Batch], n: int
+        self, products: Sequence[Callable[[Tensor], Tensor]], batches: Sequence[Batch], like: Tensor
     ) -> MatrixFree:
         sizes = [self.batch_size(batch) for batch in batches]
 
@@ -224,7 +227,7 @@ class BilevelProblem(ABC):
                 total += size / sum(sizes) * product(vector).detach()
             return total
 
-        return MatrixFree(n, matvec)
+        return MatrixFree(len(like), matvec, device=like.device)
 
 
 def _hessian_product(gradient: Callable[[Tensor], Tensor], at: Tensor) -> Callable[[Tensor], Tensor]:

@@ -14,12 +14,17 @@ from lift_core.line_search import GoldenSection, LineSearch
 from lift_core.lp import LPBackend
 from lift_core.metering import Cost, Metered
 from lift_core.moves import Candidate, Facts, LPDirection, Move, Situation, take_epochs
-from lift_core.problem import BilevelProblem, Point
+from lift_core.problem import BilevelProblem, Point, Split
 from lift_core.records import SearchState, SearchStatus, fingerprint, load_state, save_state
 from lift_core.training import Trainer, TrainingDivergedError, TrainingState
 
 OnProgress = Callable[[str, int, int, Cost], None]
 """Called with (stage, done, total, cost so far) whenever something was spent."""
+
+
+CHOOSING_SPLITS: tuple[Split, ...] = ("train", "direction", "selection")
+ALL_SPLITS: tuple[Split, ...] = (*CHOOSING_SPLITS, "test")
+"""The test split is read where nothing is left to choose, and there only."""
 
 
 @dataclass(frozen=True)
@@ -145,15 +150,17 @@ class LocalSearch:
         refitted = self._refit(problem, here, moved)
         best = min((moved, refitted), key=lambda candidate: candidate.selection_loss)
         accepted = best.selection_loss < here.selection_loss
+        before = state.steps[-1]["after"] if state.steps else _losses(problem, here.point)
+        after_move = before if moved.label == "stay" else _losses(problem, moved.training.point)
         record: Facts = {
             "accepted": accepted,
             "refit_kept": best is refitted and best is not moved,
             "label": moved.label,
             "candidates": candidates,
             "refit_curve": [list(pair) for pair in refitted.curve] if refitted is not moved else [],
-            "before": _losses(problem, here.point),
-            "moved": _losses(problem, moved.training.point),
-            "after": _losses(problem, best.training.point),
+            "before": before,
+            "moved": after_move,
+            "after": after_move if best is moved else _losses(problem, best.training.point),
             "hyper": best.training.point.hyper.tolist(),
             "cost": asdict(problem.cost),
             "seconds": time.perf_counter() - began,
@@ -179,9 +186,10 @@ class LocalSearch:
             return moved
 
     def _verdict(self, candidates: list[Facts], accepted: bool, rounds_done: int) -> SearchStatus | None:
-        if not candidates:
+        values = [candidate["lp_objective"] for candidate in candidates if candidate["lp_objective"] is not None]
+        if not values:
             return SearchStatus.NO_DIRECTION
-        if all(-(candidate["lp_objective"] or 0.0) <= self.tolerance for candidate in candidates):
+        if all(-value <= self.tolerance for value in values):
             return SearchStatus.STATIONARY
         if not accepted:
             return SearchStatus.NO_DECREASE
@@ -199,7 +207,8 @@ class LocalSearch:
             "candidates": candidates,
             "cost": asdict(problem.cost),
             "seconds": time.perf_counter() - began,
-        } | _losses(problem.inner, best.training.point, test=True)
+        }
+        record |= _losses(problem, best.training.point, splits=ALL_SPLITS)
         return replace(state, controls=(*state.controls, record))
 
     def _situation(
@@ -223,8 +232,8 @@ class LocalSearch:
         lift: Facts = {"method": "LiFT", "cost": asdict(spent), "seconds": seconds}
         lift["label"] = ", ".join(step["label"] for step in state.steps)
         methods = (
-            before | _losses(problem, warm.point, test=True),
-            lift | _losses(problem, state.training.point, test=True),
+            before | _losses(problem, warm.point, splits=ALL_SPLITS),
+            lift | _losses(problem, state.training.point, splits=ALL_SPLITS),
             *state.controls,
         )
         return SearchResult(
@@ -265,13 +274,7 @@ class _Recorder:
         return Metered(self._problem, None if notify is None else lambda cost: notify(stage, done, total, cost))
 
 
-def _losses(problem: BilevelProblem, point: Point, *, test: bool = False) -> Facts:
-    """Loss on every split; the test split only where nothing is left to choose."""
-    inner = problem.inner if isinstance(problem, Metered) else problem  # reporting is not part of any budget
-    losses: Facts = {
-        "train": inner.loss(point, "train"),
-        "direction": inner.loss(point, "direction"),
-        "selection": inner.loss(point, "selection"),
-        "lower": inner.lower_loss(point),
-    }
-    return losses | ({"test": inner.loss(point, "test")} if test else {})
+def _losses(problem: BilevelProblem, point: Point, *, splits: tuple[Split, ...] = CHOOSING_SPLITS) -> Facts:
+    """Loss on each split; reporting is not part of any budget."""
+    inner = problem.inner if isinstance(problem, Metered) else problem
+    return {split: inner.loss(point, split) for split in splits}

@@ -14,7 +14,7 @@ _SCALE, _CUBIC = math.sqrt(2 / math.pi), 0.044715
 class TanhGELU(nn.Module):
     """``½ x (1 + tanh u)`` with ``u = sqrt(2/π) (x + 0.044715 x³)``: transformers' ``gelu_new``.
 
-    Differentiated operation by operation, a linearised gradient keeps dozens of tensors per activation; here a few.
+    Differentiated twice operation by operation, it keeps dozens of tensors; here a few.
 
     >>> TanhGELU()(torch.tensor([-1.0, 0.0, 1.0]))
     tensor([-0.1588,  0.0000,  0.8412])

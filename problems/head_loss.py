@@ -6,9 +6,9 @@ For one token with hidden state h (width d), head W (vocabulary x d), target t, 
     gradient    W^T (p - e_t)
     curvature   W^T (p ∘ W u - p (p · W u))      along a direction u
 
-With ordinary autodiff operations a linearised gradient stores several tensors of tokens x vocabulary, and they
-dominate the memory of a Hessian product. Here only h is kept and the logits are formed again, a chunk of tokens at a
-time; one extra matrix product buys that.
+With ordinary autodiff operations a gradient that is differentiated again stores several tensors of tokens x vocabulary,
+and they dominate the memory of a Hessian product. Here only h is kept and the logits are formed again, a chunk of
+tokens at a time; one extra matrix product buys that.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp
 from transformers import GPT2LMHeadModel
 
-from lift_core.operators import LinearOperator
 from lift_core.problem import Batch, BilevelProblem, Point, Split
 from lift_core.regularizers import Strength
 from problems.causal_lm import (
@@ -31,10 +30,7 @@ from problems.causal_lm import (
 from problems.head_loss import head_curvature, head_loss
 from problems.penalty import Penalty, build_regularizer, hyper_range
 from problems.text import TextDataset, four_splits, load_texts
-from problems.token_batches import TokenBatch, TokenBatches, merged, token_blocks
-
-TOKENS_PER_TRACE = 8192
-"""Batches are merged up to this size for Hessian products: tracing one costs seconds, whatever its size."""
+from problems.token_batches import TokenBatch, TokenBatches, token_blocks
 
 
 @dataclass(frozen=True)
@@ -248,10 +244,6 @@ class LanguageModel(BilevelProblem):
         return {
             name: part.view(shape) for name, part, shape in zip(self.parameter_names, parts, self._shapes, strict=True)
         }
-
-    def training_hessian(self, point: Point, batches: Sequence[TokenBatch] | None = None) -> LinearOperator:
-        chosen = self.batches("train") if batches is None else batches
-        return super().training_hessian(point, merged(chosen, TOKENS_PER_TRACE))
 
     # -- how it is computed -------------------------------------------------------------------------------------
 

@@ -58,25 +58,6 @@ class TokenBatch:
         return self.ids[:, 1:]
 
 
-def merged(batches: Sequence[TokenBatch], max_tokens: int) -> list[TokenBatch]:
-    """The same blocks in fewer batches, each of at most ``max_tokens`` tokens unless a single batch has more.
-
-    >>> one = TokenBatch(torch.zeros(2, 3), torch.zeros(2, 3))
-    >>> [len(batch.ids) for batch in merged([one, one, one], 12)]
-    [4, 2]
-    """
-    together: list[list[TokenBatch]] = []
-    for batch in batches:
-        if together and sum(part.ids.numel() for part in [*together[-1], batch]) <= max_tokens:
-            together[-1].append(batch)
-        else:
-            together.append([batch])
-    return [
-        TokenBatch(torch.cat([part.ids for part in parts]), torch.cat([part.inputs for part in parts]))
-        for parts in together
-    ]
-
-
 class TokenBatches(Sequence[TokenBatch]):
     """The batches of a split; the inputs of a batch are computed when it is first asked for.
 

@@ -109,7 +109,10 @@ def test_derivatives_match_double_autodiff(key: str) -> None:
     assert torch.allclose(problem.training_gradient(point), gradient.detach(), atol=1e-12)
     assert torch.allclose(problem.training_hessian(point).matvec(vector), product, atol=1e-10)
     if len(vector) < 100:
-        assert torch.allclose(problem.training_hessian(point).to_dense(), hessian(plain)(point.weights), atol=1e-10)
+        atol = (
+            1e-6 if key == "another architecture" else 1e-10
+        )  # Llama's norm works in float32 whatever the model's dtype
+        assert torch.allclose(problem.training_hessian(point).to_dense(), hessian(plain)(point.weights), atol=atol)
 
 
 def test_hessian_does_not_depend_on_the_batches() -> None:

@@ -1,4 +1,4 @@
-"""PDLP: both first-order methods against known optima, certificates, limits, and the parts they are made of."""
+"""PDLP: both first-order methods against known optima, certificates, starts and limits."""
 
 from __future__ import annotations
 
@@ -13,20 +13,14 @@ from torch import Tensor
 
 from backends import HiGHS
 from backends.pdlp import PDLP
-from backends.pdlp.kkt import KKTCheck, Residuals
-from backends.pdlp.projection import DenseProjection, FactoredProjection, Graph, make_projection
-from backends.pdlp.restarts import PrimalWeight, RestartRule
-from backends.pdlp.scaling import equilibrate, ruiz_pock_chambolle, scale, spectral_norm
-from lift_core.lp import LinearProgram, LPStart, LPStatus, kkt_residuals, solve_lp
+from lift_core.lp import LinearProgram, LPStart, LPStatus, solve_lp
 from lift_core.operators import (
     Dense,
     Diagonal,
     DirectionMatrix,
-    GroupColumns,
     LinearOperator,
     LowRankPlusDiagonal,
     MatrixFree,
-    Sparse,
 )
 from lift_core.testing import KnownLP, check_backend, known_lp
 from lift_core.testing.strategies import closed_form_direction_lps, direction_lps, known_lps
@@ -152,11 +146,11 @@ def test_a_matrix_free_hessian_is_read_out_up_to_the_limit() -> None:
 
 def test_products_alone_agree_with_entries() -> None:
     known = known_lp(randn(12, 16), ["at lower", "inside", "fixed"] * 4, ["inside", "at upper"] * 8, seed=2)
-    backend = PDLP(rtol=1e-6)
+    backend = PDLP(rtol=1e-5)
     solutions = [solve_lp(with_matrix(known.lp, A), backend) for A in (known.lp.A, product_only(known.lp.A))]
     for solution in solutions:
         assert solution.status.ok
-        assert solution.objective == pytest.approx(known.objective, abs=1e-4 * (1 + abs(known.objective)))
+        assert solution.objective == pytest.approx(known.objective, abs=known.objective_tolerance(backend.rtol))
 
 
 # -- certificates ------------------------------------------------------------------------------------------------------
@@ -272,100 +266,6 @@ def test_bad_starts_devices_and_sizes() -> None:
     large = LinearProgram(c=0.0, A=MatrixFree(20_000, lambda x: x))
     with pytest.raises(ValueError, match="'douglas_rachford' needs to factor A"):
         PDLP(algorithm="douglas_rachford").solve(large)
-
-
-# -- the parts ---------------------------------------------------------------------------------------------------------
-
-
-def test_two_products_an_iteration() -> None:
-    class Counting(Dense):
-        products = 0
-
-        def matvec(self, x: Tensor) -> Tensor:
-            self.products += 1
-            return super().matvec(x)
-
-        def rmatvec(self, y: Tensor) -> Tensor:
-            self.products += 1
-            return super().rmatvec(y)
-
-    matrix = Counting(randn(20, 30))
-    free = MatrixFree((20, 30), matrix.matvec, matrix.rmatvec)
-    lp = LinearProgram(c=randn(30, seed=1), A=free, row_lower=-1.0, row_upper=1.0, col_lower=-1.0, col_upper=1.0)
-
-    def products(iterations: int) -> int:
-        matrix.products = 0
-        PDLP(rtol=1e-14, max_iterations=iterations).solve(lp)
-        return matrix.products
-
-    assert products(150) - products(50) == 200  # checks every 40 iterations and restarts included
-
-
-@pytest.mark.parametrize("rows", [None, torch.tensor([1, 4, 5, 17])])
-@pytest.mark.parametrize("kind", ["low rank", "diagonal"])
-@pytest.mark.parametrize("slack", [0.0, 0.3])
-def test_the_factored_projection_equals_the_dense_one(kind: str, rows: Tensor | None, slack: float) -> None:
-    n, p = 24, 3
-    mixed = GroupColumns(randn(n), torch.arange(n) % p, num_groups=p)
-    A = DirectionMatrix(mixed, make_hessian(kind, n, 6), rows)  # noqa: N806
-    m = A.shape[0]
-    graph = Graph(A, randn(n + p), 0.5 + randn(n + p).abs(), randn(m), torch.full((m,), slack).double())
-    factored, dense = make_projection(graph, densify_limit=0, accuracy=1e-9), DenseProjection(graph)
-    assert isinstance(factored, FactoredProjection)
-    point = randn(n + p + m, seed=7)
-    torch.testing.assert_close(factored.project(point), dense.project(point), rtol=1e-7, atol=1e-9)
-    torch.testing.assert_close(factored.multiplier(point), dense.multiplier(point), rtol=1e-6, atol=1e-8)
-    assert float((point - factored.project(point)).norm()) > 0.1
-
-
-@given(known=known_lps(), seed=st.integers(0, 99))
-def test_residuals_from_products_are_those_of_the_core(known: KnownLP, seed: int) -> None:
-    lp = known.lp
-    x, y = randn(lp.num_columns, seed=seed), randn(lp.num_rows, seed=seed + 1)
-    ours = Residuals(*KKTCheck(lp).evaluate(x, y, lp.A.matvec(x), lp.A.rmatvec(y)).tolist())
-    objective, _, theirs = kkt_residuals(lp, x, y)
-    assert (ours.primal, ours.dual, ours.gap) == pytest.approx((theirs.primal, theirs.dual, theirs.gap), rel=1e-9)
-    assert ours.primal_objective == pytest.approx(objective, rel=1e-9, abs=1e-12)
-
-
-@pytest.mark.parametrize("make", [Dense, lambda matrix: Sparse(torch.as_tensor(matrix).numpy()), product_only])
-def test_scaling_evens_out_rows_and_columns(make: object) -> None:
-    matrix = (
-        torch.logspace(-3, 3, 30, dtype=torch.float64)[:, None] * randn(30, 40) * torch.logspace(2, -2, 40).double()
-    )
-    if make is product_only:
-        rows, columns = equilibrate(product_only(Dense(matrix)))
-    else:
-        rows, columns = ruiz_pock_chambolle(Dense(matrix))
-    scaled = rows[:, None] * matrix * columns
-    for sizes in (scaled.norm(dim=0), scaled.norm(dim=1)):
-        assert float(sizes.max() / sizes.min()) < 4
-    assert spectral_norm(Dense(scaled)) == pytest.approx(float(torch.linalg.matrix_norm(scaled, 2)), rel=1e-3)
-
-
-def test_a_scaled_program_is_the_same_program() -> None:
-    known = known_lp(randn(5, 6), ["at lower", "fixed", "inside", "at upper", "free"], ["inside", "at upper"] * 3)
-    scaled = scale(known.lp)
-    x, y = scaled.scale_primal(known.x), scaled.scale_dual(known.y)
-    torch.testing.assert_close(scaled.primal(x), known.x)
-    torch.testing.assert_close(scaled.dual(y), known.y)
-    torch.testing.assert_close(scaled.activity(scaled.lp.A.matvec(x)), known.lp.A.matvec(known.x))
-    torch.testing.assert_close(scaled.pullback(scaled.lp.A.rmatvec(y)), known.lp.A.rmatvec(known.y))
-    assert kkt_residuals(scaled.lp, x, y)[2].worst < 1e-12
-
-
-def test_restarts_and_weight() -> None:
-    rule = RestartRule()
-    never = {"initial": 1.0, "epoch_iterations": 1, "iterations": 1000}
-    assert [rule.due(error, **never) for error in (0.9, 0.95, 0.4, 0.3)] == [False] * 4
-    assert rule.due(0.35, **never)  # below a half and no longer falling
-    assert rule.due(0.19, **never)
-    assert rule.due(2.0, initial=1.0, epoch_iterations=360, iterations=1000)
-    weight = PrimalWeight(1.0)
-    for _ in range(20):
-        weight.update(primal_move=2.0, dual_move=6.0, residual_ratio=1.0)
-    assert weight.value == pytest.approx(3.0, rel=1e-2)
-    assert weight.update(primal_move=0.0, dual_move=1.0, residual_ratio=1.0) > 0
 
 
 @pytest.mark.gpu

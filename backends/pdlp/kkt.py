@@ -34,7 +34,7 @@ class Residuals(NamedTuple):
 
 
 class KKTCheck:
-    """Evaluates `Residuals` of one program without touching its operator.
+    """Evaluates `Residuals` of one program, without touching its operator where the products are known.
 
     Reference: the formulas of `lift_core.lp.kkt_residuals`; here the products ``Ax`` and ``A^T y`` are arguments.
     """
@@ -45,6 +45,10 @@ class KKTCheck:
         self._columns = _Support(lp.col_lower, lp.col_upper)
         self._bound_size = 1 + torch.maximum(self._rows.lower.abs(), self._rows.upper.abs()).norm()
         self._cost_size = 1 + lp.c.norm()
+
+    def recompute(self, x: Float64[Tensor, " n"], y: Float64[Tensor, " m"]) -> Residuals:
+        """Residuals of a pair whose products are not known: two products."""
+        return Residuals(*self.evaluate(x, y, self.lp.A.matvec(x), self.lp.A.rmatvec(y)).tolist())
 
     def evaluate(
         self, x: Float64[Tensor, " n"], y: Float64[Tensor, " m"], ax: Float64[Tensor, " m"], aty: Float64[Tensor, " n"]

@@ -55,9 +55,9 @@ def make_projection(graph: Graph, *, densify_limit: int, accuracy: float) -> Pro
     """The cheaper projection that exists for this operator, or None."""
     A, (m, n) = graph.A, graph.A.shape  # noqa: N806  (the field's letter)
     if isinstance(A, DirectionMatrix):
-        factors = _factors(A.hessian)
-        if factors is not None and 2 * len(factors.signs) + A.num_hyper <= SMALL_SYSTEM_LIMIT:
-            return FactoredProjection(graph, A, factors, accuracy)
+        parts = factors(A.hessian)
+        if parts is not None and 2 * len(parts.signs) + A.num_hyper <= SMALL_SYSTEM_LIMIT:
+            return FactoredProjection(graph, A, parts, accuracy)
     readable = isinstance(A.hessian if isinstance(A, DirectionMatrix) else A, (Dense, LowRankPlusDiagonal, Diagonal))
     if (readable or max(m, n) <= densify_limit) and m * (n + 2 * m) <= DENSE_LIMIT:
         return DenseProjection(graph)
@@ -76,7 +76,7 @@ class DenseProjection(Projection):
         matrix = graph.A.to_dense() * graph.scale_x
         M = torch.cat([matrix, -torch.diag(graph.scale_s)], dim=1)  # noqa: N806
         m, size = M.shape
-        ridge = RIDGE * float(M.norm()) if m else 0.0
+        ridge = RIDGE * (float(M.norm()) or 1.0)
         tall = M.T if m == 0 or float(graph.scale_s.min()) > ridge else torch.cat([M.T, ridge * torch.eye(m).to(M)])
         Q, self._R = torch.linalg.qr(tall)  # noqa: N806
         self._Q = Q[:size].contiguous()
@@ -103,7 +103,7 @@ class FactoredProjection(Projection):
     enters once, where a Woodbury formula for ``M M^T`` would square it. Rows that are left out have t = 0.
     """
 
-    def __init__(self, graph: Graph, matrix: DirectionMatrix, factors: _Factors, accuracy: float) -> None:
+    def __init__(self, graph: Graph, matrix: DirectionMatrix, factors: Factors, accuracy: float) -> None:
         self.graph, self._matrix = graph, matrix
         diagonal, self._V, self._signs = factors
         p = matrix.num_hyper
@@ -188,7 +188,7 @@ class FactoredProjection(Projection):
         return t if rows is None else t[rows]
 
 
-class _Factors(NamedTuple):
+class Factors(NamedTuple):
     """``H = diag(diagonal) + V diag(signs) V^T``; the strengths of the core are in V, and its zeros are gone."""
 
     diagonal: Float64[Tensor, " n"]
@@ -196,12 +196,12 @@ class _Factors(NamedTuple):
     signs: Float64[Tensor, " k"]
 
 
-def _factors(hessian: LinearOperator) -> _Factors | None:
+def factors(hessian: LinearOperator) -> Factors | None:
     if isinstance(hessian, LowRankPlusDiagonal):
         used = hessian.core != 0
         core = hessian.core[used]
-        return _Factors(hessian.diagonal, hessian.factor[:, used] * core.abs().sqrt(), core.sign())
+        return Factors(hessian.diagonal, hessian.factor[:, used] * core.abs().sqrt(), core.sign())
     if isinstance(hessian, Diagonal):
         empty = hessian.diagonal.new_zeros(0)
-        return _Factors(hessian.diagonal, hessian.diagonal.new_zeros(len(hessian.diagonal), 0), empty)
+        return Factors(hessian.diagonal, hessian.diagonal.new_zeros(len(hessian.diagonal), 0), empty)
     return None

@@ -14,6 +14,9 @@ PROBES = 8
 MARGIN = 3.0
 """Optimal corners lie further out than random ones by about this factor."""
 
+SMALLEST_SHARE = 1e-9
+"""Rounding errors look like a reach of this size."""
+
 
 def fit_projection(lp: LinearProgram, *, densify_limit: int, accuracy: float) -> Projection | None:
     """The projection in units of the boxes, or of what can be reached of them where a box is too wide to bind."""
@@ -51,19 +54,17 @@ def _centre(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
 def _reachable_shares(projection: Projection) -> Float64[Tensor, " n"]:
     """Which share of its box each variable may need, one number for the hyperparameters and one for the weights.
 
-    Projecting points whose block is 0 and whose other coordinates are random signs shows how far the constraints can
-    move the block. A block whose box binds is moved across all of it.
+    The projection of random corners of the boxes shows how far the constraints let the variables move: hardly at all where
+    their boxes are too wide to bind, and across the box in directions that the constraints leave free.
     """
     graph = projection.graph
     n, size = len(graph.scale_x), len(graph.scale_x) + len(graph.scale_s)
     generator = torch.Generator().manual_seed(0)
-    shares = torch.ones_like(graph.scale_x)
+    reach = torch.zeros_like(graph.scale_x)
+    for _ in range(PROBES):
+        corner = torch.randint(0, 2, (size,), generator=generator).to(graph.scale_x) * 2 - 1
+        reach = torch.maximum(reach, projection.project(corner)[:n].abs())
     split = graph.A.num_hyper if isinstance(graph.A, DirectionMatrix) else 0
-    for block in (slice(0, split), slice(split, n)):
-        reach = 0.0
-        for _ in range(PROBES if block.stop > block.start else 0):
-            point = torch.randint(0, 2, (size,), generator=generator).to(graph.scale_x) * 2 - 1
-            point[block] = 0.0
-            reach = max(reach, float(projection.project(point)[block].abs().max()))
-        shares[block] = min(MARGIN * reach, 1.0) if reach > 0 else 1.0
-    return shares
+    blocks = [block for block in (reach[:split], reach[split:]) if len(block)]
+    shares = [(MARGIN * block.max()).clamp(max=1.0).expand_as(block) for block in blocks]
+    return torch.where(reach.max() > 0, torch.cat(shares).clamp(min=SMALLEST_SHARE), 1.0)

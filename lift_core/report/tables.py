@@ -124,9 +124,9 @@ def lp_table(step: Facts) -> str:
 
 def splits_table(step: Facts, number_of_round: int) -> str:
     """Losses of one round before, after the move and at the end, on the splits that may be looked at."""
-    head = [f"Round {number_of_round}: loss", "Train", "Regularised train", "Direction", "Selection"]
+    head = [f"Round {number_of_round}: loss", "Train", "Direction", "Selection"]
     rows = [
-        [text_cell(name), *(number_cell(step[key][split]) for split in ("train", "lower", "direction", "selection"))]
+        [text_cell(name), *(number_cell(step[key][split]) for split in ("train", "direction", "selection"))]
         for key, name in (("before", "before"), ("moved", "moved"), ("after", "kept"))
     ]
     return table(head, rows)

@@ -78,6 +78,21 @@ def _negative_curvature(document: Document) -> Iterator[str]:
         )
 
 
+def _far_from_trained(document: Document) -> Iterator[str]:
+    solves = [(number, c) for number, step in enumerate(document["steps"], start=1) for c in step["candidates"]]
+    far = [
+        (number, c)
+        for number, c in solves
+        if c["slack"] <= NEAR_ZERO and c["lower_gradient_norm"] > c["upper_gradient_norm"]
+    ]
+    if far:
+        where = "; ".join(f"round {number} {candidate['label']}" for number, candidate in far)
+        yield (
+            f"At {where} the training gradient is larger than the validation gradient: the point is not near training "
+            "optimality, which a ρ near 0 means to keep. Warm up longer, or raise ρ."
+        )
+
+
 def _is_negative(candidate: Document) -> bool:
     """Below zero by more than rounding."""
     smallest, largest = candidate["smallest_curvature"] or 0.0, candidate["largest_curvature"] or 0.0
@@ -92,4 +107,5 @@ _CHECKS: tuple[Callable[[Document], Iterator[str]], ...] = (
     _row_coverage,
     _lp_statuses,
     _negative_curvature,
+    _far_from_trained,
 )

@@ -1,0 +1,84 @@
+"""The `InteriorPoint` backend: which linear systems it solves, where, and with which limits."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from backends.interior_point.dense import DenseSystem
+from backends.interior_point.predictor_corrector import solve_by_predictor_corrector
+from backends.interior_point.sparse import SparseSystem
+from backends.interior_point.structured import StructuredSystem, core_size
+from backends.interior_point.system import NewtonSystem
+from backends.pdlp.devices import move_program
+from lift_core.lp import BackendAnswer, LinearProgram, LPBackend, LPStart
+from lift_core.operators import DENSE_LIMIT, DirectionMatrix, LinearOperator, MatrixFree
+
+DENSE_ROWS = 2_000
+"""Up to this many rows a sparse A is factorised as a dense normal matrix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InteriorPoint(LPBackend):
+    """Mehrotra's predictor-corrector method in float64; cold start only.
+
+    The Newton systems fit A: factored curvature costs O(n (2k + p)²) per iteration and forms no n x n matrix, dense A
+    one Cholesky factorisation of m x m, large sparse A one sparse factorisation (on the CPU).
+
+    Attributes:
+        max_iterations: Newton steps; 10 to 30 are usual, whatever the size.
+        device: where to compute; None: where the program lives.
+
+    Reference: Mehrotra (1992), SIAM J. Optim. 2(4); Wright (1997), Primal-Dual Interior-Point Methods, chapter 10.
+
+    >>> from lift_core.lp import LinearProgram, solve_lp
+    >>> lp = LinearProgram(c=[1.0, 2.0], A=[[1.0, 1.0]], row_lower=1.0, row_upper=1.0, col_lower=0.0)
+    >>> round(solve_lp(lp, InteriorPoint()).objective, 6)
+    1.0
+    """
+
+    name: ClassVar[str] = "interior_point"
+    rtol: float = 1e-8
+    max_iterations: int = 200
+    device: str | torch.device | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_iterations < 1:
+            raise ValueError(f"max_iterations: expected an integer of at least 1, got {self.max_iterations}")
+
+    def solve(self, lp: LinearProgram, start: LPStart | None = None) -> BackendAnswer:
+        """Solve one program; ``start`` is ignored, interior-point methods gain nothing from it.
+
+        Raises:
+            ValueError: if A is known through products only and is too large to be formed.
+        """
+        del start
+        deadline = time.monotonic() + self.time_limit
+        lp = move_program(lp, self.device)
+        return solve_by_predictor_corrector(
+            lp, choose_system(lp.A), rtol=self.rtol, max_iterations=self.max_iterations, deadline=deadline
+        )
+
+
+def choose_system(A: LinearOperator) -> NewtonSystem:  # noqa: N803
+    """The cheapest way to solve Newton systems with A.
+
+    Raises:
+        ValueError: if there is none within the memory that `DENSE_LIMIT` stands for.
+    """
+    m, n = A.shape
+    if isinstance(A, DirectionMatrix) and StructuredSystem.fits(A) and core_size(A) < m:
+        return StructuredSystem(A)
+    if isinstance(A, DirectionMatrix) and isinstance(A.hessian, MatrixFree) and m * n > DENSE_LIMIT:
+        raise ValueError(
+            f"A: a MatrixFree Hessian of size {A.hessian.shape[0]:,} cannot be factorised here; use PDLP, or a factored "
+            "curvature model (LowRank, SR1, Diagonal)"
+        )
+    explicit = A.lifted() if m > DENSE_ROWS else None
+    if explicit is not None and explicit.num_auxiliary == 0 and explicit.matrix.nnz < m * n // 10:
+        return SparseSystem(explicit.matrix, A.device)
+    return DenseSystem(A)

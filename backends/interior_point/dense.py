@@ -1,0 +1,103 @@
+"""Newton systems with a matrix of modest size: one Cholesky factorisation of the normal matrix ``A Θ Aᵀ + Θ_s``."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from backends.interior_point.system import NewtonSystem, equilibrate, factorize_lu, solve_lu
+from lift_core.lp import LinearProgram
+from lift_core.operators import LinearOperator, Sparse
+
+JITTER = 1e-14
+"""Relative to the diagonal; redundant equalities make the normal matrix singular."""
+LARGEST_JITTER = 1e-6
+BASIC = 1e-3
+"""Columns whose Θ exceeds this many units stay unknowns of the accurate factorisation."""
+
+
+class DenseSystem(NewtonSystem):
+    """The columns are eliminated first; the normal matrix is formed, scaled to unit diagonal and factorised.
+
+    That squares the condition number of A. After `strengthen`, columns with a large Θ (those that a simplex basis would hold)
+    are not eliminated, and LU with pivoting factorises
+
+        [ −Θ_B⁻¹   A_Bᵀ              ]
+        [  A_B     A_N Θ_N A_Nᵀ + Θ_s ]
+    """
+
+    def __init__(self, A: LinearOperator) -> None:  # noqa: N803
+        super().__init__()
+        self.matrix: Float64[Tensor, "m n"] = A.to_dense()
+        self._sparse = A.matrix if isinstance(A, Sparse) else None
+        self._pivoted = False
+
+    def measure(self, lp: LinearProgram) -> tuple[Tensor, Tensor]:
+        return equilibrate(lp, self._largest_entries)
+
+    def strengthen(self) -> bool:
+        changed, self._pivoted = not self._pivoted, True
+        return changed
+
+    def factorize(self, theta: Tensor, theta_rows: Tensor) -> None:
+        self._basic = (theta > BASIC * self.units.theta if self._pivoted else theta < 0).nonzero().flatten()
+        self._theta_basic = theta[self._basic]
+        self._theta = theta.index_fill(0, self._basic, 0.0)
+        normal = self._normal_matrix(self._theta, theta_rows)
+        jitter = JITTER
+        while not (self._factorize_pivoted(normal, jitter) if self._pivoted else self._factorize(normal, jitter)):
+            jitter *= 100
+            if jitter > LARGEST_JITTER or not torch.isfinite(normal).all():
+                raise torch.linalg.LinAlgError("the normal matrix is singular or not finite")
+
+    def solve(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        g = g - self.matrix @ (self._theta * f)
+        if not self._pivoted:
+            y = self._scale * torch.cholesky_solve((self._scale * g)[:, None], self._factor)[:, 0]
+            return self._theta * (f + self.matrix.T @ y), y
+        both = self._scale * solve_lu(self._lu, self._scale * torch.cat([-f[self._basic], g]))
+        x_basic, y = both[: len(self._basic)], both[len(self._basic) :]
+        return (self._theta * (f + self.matrix.T @ y)).index_copy(0, self._basic, x_basic), y
+
+    def _normal_matrix(self, theta: Tensor, theta_rows: Tensor) -> Float64[Tensor, "m m"]:
+        if self._sparse is None:
+            normal = (self.matrix * theta) @ self.matrix.T
+        else:
+            scaled = self._sparse.multiply(theta.cpu().numpy()[None, :]).tocsr()
+            normal = torch.from_numpy((scaled @ self._sparse.T).toarray()).to(theta.device)
+        normal.diagonal().add_(theta_rows)
+        return normal
+
+    def _factorize(self, normal: Tensor, jitter: float) -> bool:
+        diagonal = normal.diagonal()
+        self._scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
+        scaled = normal * self._scale * self._scale[:, None]
+        scaled.diagonal().fill_(1 + jitter)
+        self._factor, info = torch.linalg.cholesky_ex(scaled)
+        return int(info) == 0 and bool(torch.isfinite(self._factor).all())
+
+    def _factorize_pivoted(self, normal: Tensor, jitter: float) -> bool:
+        units, b = self.units, len(self._basic)
+        unit_y = units.cost**0.5 / units.rows
+        self._scale = torch.cat([units.theta[self._basic].sqrt(), unit_y])
+        columns = self.matrix[:, self._basic]
+        both = torch.cat(
+            [
+                torch.cat([torch.diag(-1 / self._theta_basic), columns.T], dim=1),
+                torch.cat([columns, normal], dim=1),
+            ]
+        )
+        both = both * self._scale * self._scale[:, None]
+        if jitter > JITTER:  # LU needs none unless a pivot is zero
+            both.diagonal()[b:].add_(jitter)
+        try:
+            self._lu = factorize_lu(both)
+        except torch.linalg.LinAlgError:
+            return False
+        return True
+
+    def _largest_entries(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        scaled = (self.matrix * columns * rows[:, None]).abs()
+        m, n = scaled.shape
+        return scaled.amax(1) if n else torch.zeros_like(rows), scaled.amax(0) if m else torch.zeros_like(columns)

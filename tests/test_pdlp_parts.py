@@ -1,0 +1,112 @@
+"""The parts of PDLP: residuals, scaling, projections, restarts, and what an iteration costs."""
+
+from __future__ import annotations
+
+import pytest
+import scipy.sparse as sp
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from backends.pdlp import PDLP
+from backends.pdlp.kkt import KKTCheck, Residuals
+from backends.pdlp.projection import DenseProjection, FactoredProjection, Graph, make_projection
+from backends.pdlp.restarts import PrimalWeight, RestartRule
+from backends.pdlp.scaling import equilibrate, ruiz_pock_chambolle, scale, spectral_norm
+from lift_core.lp import LinearProgram, kkt_residuals
+from lift_core.operators import Dense, DirectionMatrix, GroupColumns, MatrixFree, Sparse
+from lift_core.testing import KnownLP, known_lp
+from lift_core.testing.strategies import known_lps
+from tests.test_pdlp import make_hessian, product_only, randn
+
+
+def test_two_products_an_iteration() -> None:
+    class Counting(Dense):
+        products = 0
+
+        def matvec(self, x: Tensor) -> Tensor:
+            self.products += 1
+            return super().matvec(x)
+
+        def rmatvec(self, y: Tensor) -> Tensor:
+            self.products += 1
+            return super().rmatvec(y)
+
+    matrix = Counting(randn(20, 30))
+    free = MatrixFree((20, 30), matrix.matvec, matrix.rmatvec)
+    lp = LinearProgram(c=randn(30, seed=1), A=free, row_lower=-1.0, row_upper=1.0, col_lower=-1.0, col_upper=1.0)
+
+    def products(iterations: int) -> int:
+        matrix.products = 0
+        PDLP(rtol=1e-14, max_iterations=iterations).solve(lp)
+        return matrix.products
+
+    assert products(150) - products(50) == 200  # checks every 40 iterations and restarts included
+
+
+@pytest.mark.parametrize("rows", [None, torch.tensor([1, 4, 5, 17])])
+@pytest.mark.parametrize("kind", ["low rank", "diagonal"])
+@pytest.mark.parametrize("slack", [0.0, 0.3])
+def test_the_factored_projection_equals_the_dense_one(kind: str, rows: Tensor | None, slack: float) -> None:
+    n, p = 24, 3
+    mixed = GroupColumns(randn(n), torch.arange(n) % p, num_groups=p)
+    A = DirectionMatrix(mixed, make_hessian(kind, n, 6), rows)  # noqa: N806
+    m = A.shape[0]
+    graph = Graph(A, randn(n + p), 0.5 + randn(n + p).abs(), randn(m), torch.full((m,), slack).double())
+    factored, dense = make_projection(graph, densify_limit=0, accuracy=1e-9), DenseProjection(graph)
+    assert isinstance(factored, FactoredProjection)
+    point = randn(n + p + m, seed=7)
+    torch.testing.assert_close(factored.project(point), dense.project(point), rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(factored.multiplier(point), dense.multiplier(point), rtol=1e-6, atol=1e-8)
+    assert float((point - factored.project(point)).norm()) > 0.1
+
+
+@given(known=known_lps(), seed=st.integers(0, 99))
+def test_residuals_from_products_are_those_of_the_core(known: KnownLP, seed: int) -> None:
+    lp = known.lp
+    x, y = randn(lp.num_columns, seed=seed), randn(lp.num_rows, seed=seed + 1)
+    ours = Residuals(*KKTCheck(lp).evaluate(x, y, lp.A.matvec(x), lp.A.rmatvec(y)).tolist())
+    objective, _, theirs = kkt_residuals(lp, x, y)
+    assert (ours.primal, ours.dual, ours.gap) == pytest.approx((theirs.primal, theirs.dual, theirs.gap), rel=1e-9)
+    assert ours.primal_objective == pytest.approx(objective, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse", "products"])
+def test_scaling_evens_out_rows_and_columns(kind: str) -> None:
+    matrix = (
+        torch.logspace(-3, 3, 30, dtype=torch.float64)[:, None] * randn(30, 40) * torch.logspace(2, -2, 40).double()
+    )
+    if kind == "products":
+        rows, columns = equilibrate(product_only(Dense(matrix)))
+    else:
+        rows, columns = ruiz_pock_chambolle(Dense(matrix) if kind == "dense" else Sparse(sp.csr_matrix(matrix.numpy())))
+    scaled = rows[:, None] * matrix * columns
+    for sizes in (scaled.norm(dim=0), scaled.norm(dim=1)):
+        assert float(sizes.max() / sizes.min()) < 4
+    assert spectral_norm(Dense(scaled)) == pytest.approx(float(torch.linalg.matrix_norm(scaled, 2)), rel=1e-3)
+
+
+def test_a_scaled_program_is_the_same_program() -> None:
+    known = known_lp(randn(5, 6), ["at lower", "fixed", "inside", "at upper", "free"], ["inside", "at upper"] * 3)
+    scaled = scale(known.lp)
+    x, y = scaled.scale_primal(known.x), scaled.scale_dual(known.y)
+    torch.testing.assert_close(scaled.primal(x), known.x)
+    torch.testing.assert_close(scaled.dual(y), known.y)
+    torch.testing.assert_close(scaled.activity(scaled.lp.A.matvec(x)), known.lp.A.matvec(known.x))
+    torch.testing.assert_close(scaled.pullback(scaled.lp.A.rmatvec(y)), known.lp.A.rmatvec(known.y))
+    assert kkt_residuals(scaled.lp, x, y)[2].worst < 1e-12
+
+
+def test_restarts_and_weight() -> None:
+    rule = RestartRule()
+    never = {"initial": 1.0, "epoch_iterations": 1, "iterations": 1000}
+    assert [rule.due(error, **never) for error in (0.9, 0.95, 0.4, 0.3)] == [False] * 4
+    assert rule.due(0.35, **never)  # below a half and no longer falling
+    assert rule.due(0.19, **never)
+    assert rule.due(2.0, initial=1.0, epoch_iterations=360, iterations=1000)
+    weight = PrimalWeight(1.0)
+    for _ in range(20):
+        weight.update(primal_move=2.0, dual_move=6.0, residual_ratio=1.0)
+    assert weight.value == pytest.approx(3.0, rel=1e-2)
+    assert weight.update(primal_move=0.0, dual_move=1.0, residual_ratio=1.0) > 0
