@@ -26,7 +26,7 @@ from lift_core.moves import (
     take_epochs,
 )
 from lift_core.problem import BilevelProblem, Point, Split
-from lift_core.training import TrainingDivergedError, TrainingState
+from lift_core.training import TrainingDivergedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class ImplicitHypergradient(LineMove):
     Reference: Pedregosa (2016), Hyperparameter optimization with approximate gradient, algorithm 1.
     """
 
-    iterations: int = 10
+    iterations: int = 8
     damping: float = 1e-3
     share: float = 1.0
     box: TrustBox = field(default_factory=TrustBox)
@@ -78,23 +78,14 @@ class MoreTraining(Move):
 
     splits: tuple[Split, ...] = ("train",)
     max_epochs: int = 50
-    patience: int = 3
+    patience: int = 2
     name: str = "more training"
 
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
         cost = sum(problem.num_examples(split) for split in self.splits) / problem.num_examples("train")
         count = max(1, math.floor(min(self.max_epochs, here.budget / cost)))
         states = here.trainer.epochs(problem, here.training, seed=here.seed, splits=self.splits)
-        best, best_epoch = here.selection_loss, 0
-        try:
-            for epoch, candidate in enumerate(take_epochs(problem, here, states, count, ""), start=1):
-                yield candidate
-                if candidate.selection_loss < best:
-                    best, best_epoch = candidate.selection_loss, epoch
-                if epoch - best_epoch >= self.patience:
-                    return
-        except TrainingDivergedError:
-            return
+        yield from until_stale(take_epochs(problem, here, states, count, ""), here.selection_loss, self.patience)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +97,14 @@ class HyperSearch(Move):
         trials: number of settings.
         reach: largest shift of λ, either way.
         max_epochs: cap on the epochs of one trial.
+        patience: epochs without a new best of the trial after which it stops.
     """
 
     kind: Literal["grid", "random"] = "grid"
-    trials: int = 4
+    trials: int = 3
     reach: float = 4.0
     max_epochs: int = 20
+    patience: int = 1
     name: str = "grid search"
 
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
@@ -127,15 +120,22 @@ class HyperSearch(Move):
             hyper = (here.point.hyper + shift).clamp(problem.hyper_lower, problem.hyper_upper)
             start = replace(here.training, point=Point(hyper, here.point.weights))
             label = f"λ{shift[0]:+.2g}, " if self.kind == "grid" else f"trial {number + 1}, "
-            yield from self._trial(problem, here, start, count, label)
+            epochs = here.trainer.epochs(problem, start, seed=here.seed)
+            trial = take_epochs(problem, here, epochs, count, label)
+            yield from until_stale(trial, here.selection_loss, self.patience)
 
-    def _trial(
-        self, problem: BilevelProblem, here: Situation, start: TrainingState, count: int, label: str
-    ) -> Iterator[Candidate]:
-        try:
-            yield from take_epochs(problem, here, here.trainer.epochs(problem, start, seed=here.seed), count, label)
-        except TrainingDivergedError:
-            return
+
+def until_stale(epochs: Iterator[Candidate], best: float, patience: int) -> Iterator[Candidate]:
+    """Epochs until ``patience`` of them in a row brought no new best loss, or training diverged."""
+    stale = 0
+    try:
+        for candidate in epochs:
+            yield candidate
+            best, stale = min(best, candidate.selection_loss), 0 if candidate.selection_loss < best else stale + 1
+            if stale >= patience:
+                return
+    except TrainingDivergedError:
+        return
 
 
 def standard_controls(box: TrustBox, *, share: float = 1.0) -> tuple[Move, ...]:

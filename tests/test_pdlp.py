@@ -146,7 +146,7 @@ def test_a_matrix_free_hessian_is_read_out_up_to_the_limit() -> None:
 
 def test_products_alone_agree_with_entries() -> None:
     known = known_lp(randn(12, 16), ["at lower", "inside", "fixed"] * 4, ["inside", "at upper"] * 8, seed=2)
-    backend = PDLP(rtol=1e-5)
+    backend = PDLP(rtol=1e-4)
     solutions = [solve_lp(with_matrix(known.lp, A), backend) for A in (known.lp.A, product_only(known.lp.A))]
     for solution in solutions:
         assert solution.status.ok

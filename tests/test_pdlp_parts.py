@@ -9,16 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from backends.pdlp import PDLP
+from backends.pdlp import PDLP, halpern
 from backends.pdlp.kkt import KKTCheck, Residuals
 from backends.pdlp.projection import DenseProjection, FactoredProjection, Graph, make_projection
 from backends.pdlp.restarts import PrimalWeight, RestartRule
 from backends.pdlp.scaling import equilibrate, ruiz_pock_chambolle, scale, spectral_norm
+from backends.pdlp.units import fit_projection
 from lift_core.lp import LinearProgram, kkt_residuals
 from lift_core.operators import Dense, DirectionMatrix, GroupColumns, MatrixFree, Sparse
 from lift_core.testing import KnownLP, known_lp
 from lift_core.testing.strategies import known_lps
-from tests.test_pdlp import make_hessian, product_only, randn
+from tests.test_pdlp import direction_program, make_hessian, product_only, randn
 
 
 def test_two_products_an_iteration() -> None:
@@ -96,6 +97,35 @@ def test_a_scaled_program_is_the_same_program() -> None:
     torch.testing.assert_close(scaled.activity(scaled.lp.A.matvec(x)), known.lp.A.matvec(known.x))
     torch.testing.assert_close(scaled.pullback(scaled.lp.A.rmatvec(y)), known.lp.A.rmatvec(known.y))
     assert kkt_residuals(scaled.lp, x, y)[2].worst < 1e-12
+
+
+def test_units_follow_what_the_constraints_let_the_weights_reach() -> None:
+    narrow = direction_program("indefinite", n=8, p=2, rho=0.5, seed=1)
+    wide = LinearProgram(
+        c=narrow.c, A=narrow.A, row_lower=-1e-4, row_upper=1e-4, col_lower=-1.0, col_upper=[1.0, 1.0, *[1e6] * 8]
+    )
+    fitted = [fit_projection(lp, densify_limit=0, accuracy=1e-9) for lp in (narrow, wide)]
+    units = [projection.graph.scale_x for projection in fitted if projection is not None]
+    assert (units[0] == 1).all()
+    assert (units[1][:2] == 1).all()
+    assert float(units[1][2:].max()) < 1e3
+
+
+def test_the_fixed_point_error_is_the_norm_of_the_method() -> None:
+    lp = known_lp(randn(4, 5), ["at lower", "fixed", "inside", "at upper"], ["inside"] * 5).lp
+    scaled = scale(lp)
+    run = halpern.PDHG(lp, scaled, 0.9 / spectral_norm(scaled.lp.A), None)
+    run.average(run.map())
+    mapped = run.map()
+    move, matrix = torch.cat([mapped.x - run.x, mapped.y - run.y]), scaled.lp.A.to_dense()
+    metric = torch.cat(
+        [
+            torch.cat([torch.eye(5) / run.tau, matrix.T], dim=1),
+            torch.cat([matrix, torch.eye(4) / run.sigma], dim=1),
+        ]
+    )
+    assert float(run.squared_error(mapped)) == pytest.approx(float(move @ metric @ move), rel=1e-9)
+    assert float(torch.linalg.eigvalsh(metric).min()) > 0
 
 
 def test_restarts_and_weight() -> None:

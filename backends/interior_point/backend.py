@@ -15,7 +15,7 @@ from backends.interior_point.structured import StructuredSystem, core_size
 from backends.interior_point.system import NewtonSystem
 from backends.pdlp.devices import move_program
 from lift_core.lp import BackendAnswer, LinearProgram, LPBackend, LPStart
-from lift_core.operators import DENSE_LIMIT, DirectionMatrix, LinearOperator, MatrixFree
+from lift_core.operators import DENSE_LIMIT, DirectionMatrix, LinearOperator, Sparse
 
 DENSE_ROWS = 2_000
 """Up to this many rows a sparse A is factorised as a dense normal matrix."""
@@ -68,17 +68,17 @@ def choose_system(A: LinearOperator) -> NewtonSystem:  # noqa: N803
     """The cheapest way to solve Newton systems with A.
 
     Raises:
-        ValueError: if there is none within the memory that `DENSE_LIMIT` stands for.
+        ValueError: if A is neither factored nor sparse, and too large to be formed.
     """
     m, n = A.shape
-    if isinstance(A, DirectionMatrix) and StructuredSystem.fits(A) and core_size(A) < m:
+    if isinstance(A, DirectionMatrix) and StructuredSystem.fits(A) and core_size(A) < A.hessian.shape[0]:
         return StructuredSystem(A)
-    if isinstance(A, DirectionMatrix) and isinstance(A.hessian, MatrixFree) and m * n > DENSE_LIMIT:
+    hessian = A.hessian if isinstance(A, DirectionMatrix) else A
+    if isinstance(hessian, Sparse) and m > DENSE_ROWS:
+        return SparseSystem(A.lifted().matrix, A.device)
+    if max(m * n, m * m) > DENSE_LIMIT:
         raise ValueError(
-            f"A: a MatrixFree Hessian of size {A.hessian.shape[0]:,} cannot be factorised here; use PDLP, or a factored "
-            "curvature model (LowRank, SR1, Diagonal)"
+            f"A: {hessian!r} makes a program of shape {(m, n)}, too large to be factorised without structure; use "
+            "PDLP, a factored curvature model (LowRank, SR1, Diagonal) or a scipy sparse matrix"
         )
-    explicit = A.lifted() if m > DENSE_ROWS else None
-    if explicit is not None and explicit.num_auxiliary == 0 and explicit.matrix.nnz < m * n // 10:
-        return SparseSystem(explicit.matrix, A.device)
     return DenseSystem(A)

@@ -20,8 +20,8 @@ BASIC = 1e-3
 class DenseSystem(NewtonSystem):
     """The columns are eliminated first; the normal matrix is formed, scaled to unit diagonal and factorised.
 
-    That squares the condition number of A. After `strengthen`, columns with a large Θ (those that a simplex basis would hold)
-    are not eliminated, and LU with pivoting factorises
+    That squares the condition number of A. After `strengthen`, columns with a large Θ (those that a simplex basis would
+    hold) are not eliminated, and LU with pivoting factorises
 
         [ −Θ_B⁻¹   A_Bᵀ              ]
         [  A_B     A_N Θ_N A_Nᵀ + Θ_s ]

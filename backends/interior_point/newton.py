@@ -1,7 +1,10 @@
 """Newton's equations over columns and row slacks together, solved with regularisation and refined without it.
 
-With ``w = (x, s)`` and ``B = [A  −I]`` the program is ``min cᵀx`` s.t. ``B w = 0``, ``lower ≤ w ≤ upper``; y are the multipliers of
-``B w = 0``, so that ``c̃ − Bᵀy = (c − Aᵀy, y)`` holds the reduced costs of x and the duals of the rows.
+With ``w = (x, s)``, ``B = [A  −I]`` and ``c̃ = (c, 0)`` the program reads
+
+    min c̃ᵀw   s.t.   B w = 0,   lower ≤ w ≤ upper;
+
+y are the multipliers of its rows, so that ``c̃ − Bᵀy = (c − Aᵀy, y)``: reduced costs of x, and duals of the rows of A.
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ PIVOT_THRESHOLD = 1e-3
 
 
 class SparseSystem(NewtonSystem):
-    """``[−Θ⁻¹  Aᵀ; A  Θ_s]``, regularised so that it may be factorised in an order that keeps it sparse (SuperLU, on the CPU).
+    """``[−Θ⁻¹  Aᵀ; A  Θ_s]``, regularised so that any order of the unknowns may be used that keeps the factors sparse.
+
+    SuperLU does the work, on the CPU.
 
     Reference: Vanderbei (1995), Symmetric quasidefinite matrices, SIAM J. Optim. 5(1).
     """

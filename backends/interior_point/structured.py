@@ -10,10 +10,14 @@ A block is eliminated by multiplying with its inverse
     [ θ_s θ   D θ ]
     [ −D θ    1   ] / E,      E = D² θ + θ_s
 
-in which nothing cancels. What remains is a symmetric system for (t, z, λ), the *core*. Close to a vertex of the LP a few blocks
-have entries larger than all others by many orders: a binding row whose weight sits at its bound (1 / E), a slack row whose
-weight does not (θ_s θ / E). A vertex has at most 2k + p of them. Summed into the core they would wash out everything
-else, so the most extreme blocks stay in the core as they are, and LU with pivoting deals with them.
+in which nothing cancels. What remains is a symmetric system for (t, z, λ), the *core*. Close to a vertex of the LP a
+few blocks have entries larger than all others by many orders: slack rows whose weight is inside its bounds (θ_s θ / E),
+and binding rows whose weight is at a bound (1 / E). Summed into the core these would wash out all else, so the most
+extreme blocks stay in the core as they are, and LU with pivoting deals with them.
+
+At a vertex without degeneracy there are at most 2k + p of them. Once its row is slack, a weight inside its bounds is
+determined by the k equations for z alone, so there are at most k of the first kind; and as many variables are basic as
+there are rows, so there are as many of the second kind, and one more for each λ inside its bounds.
 """
 
 from __future__ import annotations
@@ -38,9 +42,9 @@ class StructuredSystem(NewtonSystem):
 
     def __init__(self, A: DirectionMatrix) -> None:  # noqa: N803
         super().__init__()
-        factor, core = _factors(A.hessian)
+        diagonal, factor, core = _factors(A.hessian)
         self.num_hyper, self.rank = A.num_hyper, len(core)
-        self.D: Float64[Tensor, " n"] = A.hessian.diagonal
+        self.D: Float64[Tensor, " n"] = diagonal
         self.V: Float64[Tensor, "n k"] = factor * core.abs().sqrt()
         signed = self.V * torch.where(core < 0, -1.0, 1.0).to(core)
         self.SVJ: Float64[Tensor, "n k+p"] = torch.cat([signed, A.mixed.to_dense()], dim=1)
@@ -133,10 +137,13 @@ class StructuredSystem(NewtonSystem):
         return vector if self._rows is None else vector[self._rows]
 
 
-def _factors(hessian: LinearOperator) -> tuple[Tensor, Tensor]:
+def _factors(hessian: LinearOperator) -> tuple[Tensor, Tensor, Tensor]:
+    """``(d, V, c)`` of ``diag(d) + V diag(c) Vᵀ``."""
     if isinstance(hessian, LowRankPlusDiagonal):
-        return hessian.factor, hessian.core
-    return hessian.diagonal.new_zeros(hessian.shape[0], 0), hessian.diagonal.new_zeros(0)
+        return hessian.diagonal, hessian.factor, hessian.core
+    if isinstance(hessian, Diagonal):
+        return hessian.diagonal, hessian.diagonal.new_zeros(hessian.shape[0], 0), hessian.diagonal.new_zeros(0)
+    raise ValueError(f"A: expected a Hessian given by factors, got {hessian!r}")
 
 
 def _over(numerator: Tensor, theta: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ _SWEEPS = 10
 class Units(NamedTuple):
     """``x_j`` is measured in ``columns[j]``, ``(Ax)_i`` in ``rows[i]`` and the objective in ``cost``.
 
-    Newton's direction does not depend on units, so the iteration runs on the unscaled data. Only its starting point, its
-    regularisation and the pivoting need them.
+    Newton's direction does not depend on units, so the iteration runs on the unscaled data. Only its starting point,
+    its regularisation and the pivoting need them.
     """
 
     columns: Float64[Tensor, " n"]

@@ -42,7 +42,7 @@ def solve(lp: LinearProgram, projection: Projection, start: LPStart | None, limi
     pair = interior_pair(lp)
     if pair is not None and is_accurate(KKTCheck(lp).recompute(*pair), limits.rtol):
         return BackendAnswer(pair.x, pair.y, LPStatus.OPTIMAL, 0)
-    run = _Run(lp, projection, start)
+    run = DouglasRachford(lp, projection, start)
     checks = 0
     while True:
         for _ in range(limits.block(run.iterations) - 1):
@@ -73,7 +73,7 @@ def accuracy(residuals: Residuals) -> float:
     return residuals.gap + residuals.leak / size
 
 
-class _Run:
+class DouglasRachford:
     """The iterates of one solve in units of the boxes."""
 
     def __init__(self, lp: LinearProgram, projection: Projection, start: LPStart | None) -> None:

@@ -41,7 +41,7 @@ def solve(lp: LinearProgram, start: LPStart | None, limits: Limits) -> BackendAn
     norm = spectral_norm(scaled.lp.A, iterations=500 if read_entries(lp.A) is not None else 50)
     if norm == 0:
         return solve_separable(lp)
-    run = _Run(lp, scaled, STEP / norm, start)
+    run = PDHG(lp, scaled, STEP / norm, start)
     checks = 0
     while True:
         for _ in range(limits.block(run.iterations) - 1):
@@ -83,7 +83,7 @@ class _Mapped(NamedTuple):
     activity: Tensor
 
 
-class _Run:
+class PDHG:
     """The iterates of one solve, in scaled units, with their carried products."""
 
     def __init__(self, lp: LinearProgram, scaled: ScaledLP, eta: float, start: LPStart | None) -> None:

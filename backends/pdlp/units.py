@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float64
 from torch import Tensor
 
 from backends.pdlp.projection import Graph, Projection, make_projection
@@ -14,8 +13,8 @@ PROBES = 8
 MARGIN = 3.0
 """Optimal corners lie further out than random ones by about this factor."""
 
-SMALLEST_SHARE = 1e-9
-"""Rounding errors look like a reach of this size."""
+SMALLEST_REACH = 1e-9
+"""What reaches less far is confined to a point, or was moved by rounding alone."""
 
 
 def fit_projection(lp: LinearProgram, *, densify_limit: int, accuracy: float) -> Projection | None:
@@ -24,11 +23,13 @@ def fit_projection(lp: LinearProgram, *, densify_limit: int, accuracy: float) ->
     projection = make_projection(graph, densify_limit=densify_limit, accuracy=accuracy)
     if projection is None:
         return None
-    shares = _reachable_shares(projection)
-    if float(shares.min()) > 0.5:
+    weights = slice(lp.A.num_hyper if isinstance(lp.A, DirectionMatrix) else 0, lp.num_columns)
+    share = _reachable_share(projection, weights)
+    if share > 0.5:
         return projection
-    shrunk = graph._replace(scale_x=graph.scale_x * shares)
-    return make_projection(shrunk, densify_limit=densify_limit, accuracy=accuracy)
+    scale_x = graph.scale_x.clone()
+    scale_x[weights] *= share
+    return make_projection(graph._replace(scale_x=scale_x), densify_limit=densify_limit, accuracy=accuracy)
 
 
 def in_units(offset: Tensor, scale: Tensor) -> Tensor:
@@ -51,20 +52,18 @@ def _centre(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(both, (lower + upper) / 2, end), torch.where(both, (upper - lower) / 2, 1.0)
 
 
-def _reachable_shares(projection: Projection) -> Float64[Tensor, " n"]:
-    """Which share of its box each variable may need, one number for the hyperparameters and one for the weights.
+def _reachable_share(projection: Projection, weights: slice) -> float:
+    """Which share of their boxes the weights may need.
 
-    The projection of random corners of the boxes shows how far the constraints let the variables move: hardly at all where
-    their boxes are too wide to bind, and across the box in directions that the constraints leave free.
+    The projection of random corners of the boxes shows how far the constraints let the weights move: hardly at all
+    where boxes are too wide to bind, and across the box in directions that the constraints leave free. Hyperparameters
+    keep their boxes: that equality rows confine them says nothing about how far they would go.
     """
     graph = projection.graph
-    n, size = len(graph.scale_x), len(graph.scale_x) + len(graph.scale_s)
+    size = len(graph.scale_x) + len(graph.scale_s)
     generator = torch.Generator().manual_seed(0)
-    reach = torch.zeros_like(graph.scale_x)
+    reach = 0.0
     for _ in range(PROBES):
         corner = torch.randint(0, 2, (size,), generator=generator).to(graph.scale_x) * 2 - 1
-        reach = torch.maximum(reach, projection.project(corner)[:n].abs())
-    split = graph.A.num_hyper if isinstance(graph.A, DirectionMatrix) else 0
-    blocks = [block for block in (reach[:split], reach[split:]) if len(block)]
-    shares = [(MARGIN * block.max()).clamp(max=1.0).expand_as(block) for block in blocks]
-    return torch.where(reach.max() > 0, torch.cat(shares).clamp(min=SMALLEST_SHARE), 1.0)
+        reach = max(reach, float(projection.project(corner)[weights].abs().max()))
+    return min(MARGIN * reach, 1.0) if reach > SMALLEST_REACH else 1.0

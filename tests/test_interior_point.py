@@ -1,0 +1,322 @@
+"""The interior-point method: its linear systems against explicit ones, its answers against known optima and HiGHS."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import scipy.sparse as sp
+import torch
+from hypothesis import given
+from torch import Tensor
+
+from backends import HiGHS
+from backends.interior_point import InteriorPoint
+from backends.interior_point.backend import choose_system
+from backends.interior_point.dense import DenseSystem
+from backends.interior_point.sparse import SparseSystem
+from backends.interior_point.structured import StructuredSystem
+from backends.interior_point.system import NewtonSystem, set_units
+from lift_core.lp import LinearProgram, LPStatus, solve_lp
+from lift_core.operators import Dense, Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal, MatrixFree
+from lift_core.testing import (
+    KnownLP,
+    LPCase,
+    check_backend,
+    known_direction_lp,
+    known_lp,
+    lp_cases,
+)
+from lift_core.testing.known import BOUND_KINDS, CURVATURES, Curvature
+from lift_core.testing.strategies import closed_form_direction_lps, direction_lps, known_lps
+
+INF = math.inf
+TIGHT = InteriorPoint(rtol=1e-8)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def factored(n: int, k: int, seed: int = 0) -> LowRankPlusDiagonal:
+    """Indefinite: cores of both signs."""
+    return LowRankPlusDiagonal(
+        diagonal=0.1 + normal(n, seed=seed).abs(), factor=normal(n, k, seed=seed + 1), core=normal(k, seed=seed + 2)
+    )
+
+
+def direction_program(matrix: DirectionMatrix, delta: float, seed: int = 0) -> LinearProgram:
+    return LinearProgram(
+        c=normal(matrix.shape[1], seed=seed), A=matrix, row_lower=-delta, row_upper=delta, col_lower=-1.0, col_upper=1.0
+    )
+
+
+# The Newton systems
+
+
+def strengthened_dense(matrix: LinearOperator) -> NewtonSystem:
+    system = DenseSystem(matrix)
+    assert system.strengthen()
+    assert not system.strengthen()
+    return system
+
+
+def sparse_from_dense(matrix: LinearOperator) -> NewtonSystem:
+    return SparseSystem(sp.csr_matrix(matrix.to_dense().numpy()), torch.device("cpu"))
+
+
+def structured(matrix: LinearOperator) -> NewtonSystem:
+    assert isinstance(matrix, DirectionMatrix)
+    return StructuredSystem(matrix)
+
+
+SYSTEMS = [DenseSystem, strengthened_dense, sparse_from_dense, structured]
+HALF = torch.arange(0, 12, 2)
+MATRICES = {
+    "low rank": DirectionMatrix(Dense(normal(12, 3)), factored(12, 2)),
+    "low rank, half of the rows": DirectionMatrix(Dense(normal(12, 3)), factored(12, 2), HALF),
+    "low rank, no hyperparameters": DirectionMatrix(Dense(normal(12, 0)), factored(12, 2)),
+    "diagonal": DirectionMatrix(Dense(normal(12, 3)), Diagonal(normal(12))),
+    "diagonal with zeros, half of the rows": DirectionMatrix(Dense(normal(12, 1)), Diagonal([0.0, 2.0] * 6), HALF),
+}
+
+
+@pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES)
+@pytest.mark.parametrize("make", SYSTEMS)
+@pytest.mark.parametrize("spread", [0, 4])
+def test_every_system_solves_newton_equations(
+    make: Callable[[LinearOperator], NewtonSystem], matrix: DirectionMatrix, spread: int
+) -> None:
+    """Against the explicit system, with Θ over eight orders of magnitude and a column that does not move."""
+    m, n = matrix.shape
+    system, lp = make(matrix), direction_program(matrix, 0.1)
+    set_units(system, lp)
+    theta, theta_rows = 10.0 ** (spread * normal(n, seed=5).sin()), 10.0 ** (spread * normal(m).sin())
+    theta[1] = 0.0
+    f, g = normal(n, seed=3), normal(m, seed=4)
+    system.factorize(theta, theta_rows)
+    dx, dy = system.solve(f, g)
+    for _ in range(2):  # as the iteration refines
+        left = torch.where(theta > 0, f - dx / theta.clamp(min=1e-300) + matrix.rmatvec(dy), 0.0)
+        more_x, more_y = system.solve(left, g - matrix.matvec(dx) - theta_rows * dy)
+        dx, dy = dx + more_x, dy + more_y
+    assert dx[1] == 0
+    torch.testing.assert_close(matrix.matvec(dx) + theta_rows * dy, g, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(dx, theta * (f + matrix.rmatvec(dy)), rtol=1e-8, atol=1e-8)
+
+
+def test_systems_are_chosen_by_structure() -> None:
+    sparse = sp.random_array((3_000, 50), density=0.01, rng=0) + sp.eye_array(3_000, 50)
+    table = [
+        (DirectionMatrix(Dense(normal(50, 2)), factored(50, 3)), StructuredSystem),
+        (DirectionMatrix(Dense(normal(50, 2)), factored(50, 3), torch.arange(2)), StructuredSystem),
+        (DirectionMatrix(Dense(normal(50, 2)), Diagonal(normal(50))), StructuredSystem),
+        (DirectionMatrix(Dense(normal(6, 2)), factored(6, 3)), DenseSystem),
+        (DirectionMatrix(Dense(normal(6, 2)), Dense(normal(6, 6))), DenseSystem),
+        (LinearProgram(c=normal(50), A=sparse).A, SparseSystem),
+        (LinearProgram(c=normal(50), A=sparse[:20]).A, DenseSystem),
+        (MatrixFree(3, lambda x: 2 * x), DenseSystem),
+    ]
+    for matrix, expected in table:
+        assert type(choose_system(matrix)) is expected
+
+
+# The answers
+
+
+def test_contract() -> None:
+    check_backend(TIGHT)
+
+
+@pytest.mark.parametrize("case", lp_cases(), ids=lambda case: case.name)
+def test_every_case_gets_the_status_it_deserves(case: LPCase) -> None:
+    solution = solve_lp(case.lp, TIGHT)
+    assert solution.status is case.status
+    assert solution.certified == (case.known is None)
+    assert solution.iterations <= 30
+
+
+@given(known=known_lps())
+def test_finds_known_optima(known: KnownLP) -> None:
+    solution = solve_lp(known.lp, TIGHT)
+    assert solution.status is LPStatus.OPTIMAL, solution.kkt
+    assert abs(solution.objective - known.objective) <= known.objective_tolerance(TIGHT.rtol)
+
+
+@given(known=direction_lps())
+def test_finds_known_directions(known: KnownLP) -> None:
+    solution = solve_lp(known.lp, TIGHT)
+    assert solution.status is LPStatus.OPTIMAL, solution.kkt
+    assert abs(solution.objective - known.objective) <= known.objective_tolerance(TIGHT.rtol)
+    assert solution.bound <= known.objective + 1e-9 * (1 + abs(known.objective))
+
+
+@given(known=closed_form_direction_lps(max_weights=25))
+def test_row_duals_are_the_adjoint(known: KnownLP) -> None:
+    solution = solve_lp(known.lp, InteriorPoint(rtol=1e-9))
+    assert solution.status is LPStatus.OPTIMAL, solution.kkt
+    assert abs(solution.objective - known.objective) <= 1e-7 * (1 + abs(known.objective))
+    torch.testing.assert_close(solution.y, known.y, rtol=1e-4, atol=1e-4 * float(known.y.abs().max()))
+
+
+@pytest.mark.parametrize("delta", [0.0, 1e-3, 0.1])
+@pytest.mark.parametrize("rows", [None, torch.arange(0, 60, 3)], ids=["all rows", "a third"])
+@pytest.mark.parametrize("rank", [0, 4])
+def test_structured_and_dense_agree(delta: float, rows: Tensor | None, rank: int) -> None:
+    hessian = factored(60, rank) if rank else Diagonal(normal(60))
+    matrix = DirectionMatrix(Dense(normal(60, 3)), hessian, rows)
+    twin = DirectionMatrix(matrix.mixed, Dense(hessian.to_dense()), rows)
+    assert type(choose_system(matrix)) is StructuredSystem
+    assert type(choose_system(twin)) is DenseSystem
+    one, other = (solve_lp(direction_program(A, delta), InteriorPoint(rtol=1e-10)) for A in (matrix, twin))
+    assert one.status is other.status is LPStatus.OPTIMAL
+    assert one.objective == pytest.approx(other.objective, rel=1e-8)
+    torch.testing.assert_close(one.x, other.x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("curvature", CURVATURES)
+@pytest.mark.parametrize("exact", [False, True])
+def test_agrees_with_the_simplex(curvature: Curvature, exact: bool) -> None:
+    known = known_direction_lp(80, 10, curvature=curvature, exact=exact, seed=11)
+    solution, reference = solve_lp(known.lp, TIGHT), solve_lp(known.lp, HiGHS(method="simplex", rtol=1e-7))
+    assert solution.status is reference.status is LPStatus.OPTIMAL
+    assert solution.objective == pytest.approx(reference.objective, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("delta", [0.0, 1e-5])
+def test_condition_number_of_a_hundred_million(delta: float) -> None:
+    """The normal matrix squares it, so that pivoting has to take over."""
+    basis = torch.linalg.qr(normal(120, 120))[0]
+    hessian = (basis * torch.logspace(-8, 0, 120).double()) @ basis.T
+    matrix = DirectionMatrix(Dense(normal(120, 5)), Dense((hessian + hessian.T) / 2))
+    lp = direction_program(matrix, delta)
+    solution, reference = solve_lp(lp, InteriorPoint(rtol=1e-7)), solve_lp(lp, HiGHS(method="simplex", rtol=1e-7))
+    assert solution.status is LPStatus.OPTIMAL, solution.kkt
+    assert solution.objective == pytest.approx(reference.objective, rel=1e-6)
+
+
+def test_large_structured_program_forms_no_matrix() -> None:
+    """n² entries would be more than `DENSE_LIMIT` allows."""
+    matrix = DirectionMatrix(Dense(normal(20_000, 3)), factored(20_000, 4))
+    with pytest.raises(ValueError, match="limit"):
+        matrix.to_dense()
+    solution = solve_lp(direction_program(matrix, 0.1), InteriorPoint(rtol=1e-6))
+    assert solution.status is LPStatus.OPTIMAL
+    assert solution.iterations <= 40
+
+
+def test_sparse_program_with_many_rows() -> None:
+    n = 2_500
+    matrix = sp.diags_array([2.0, -1.0, -1.0], offsets=[0, 1, -1], shape=(n, n), format="csr")
+    lp = LinearProgram(c=normal(n), A=matrix, row_lower=-1.0, row_upper=2.0, col_lower=-3.0, col_upper=3.0)
+    assert type(choose_system(lp.A)) is SparseSystem
+    solution, reference = solve_lp(lp, TIGHT), solve_lp(lp, HiGHS())
+    assert solution.status is LPStatus.OPTIMAL
+    assert solution.objective == pytest.approx(reference.objective, rel=1e-6)
+
+
+def test_redundant_and_degenerate_rows() -> None:
+    """Every row three times, equalities among them, and all of them through one vertex."""
+    rows = normal(4, 8).repeat(3, 1)
+    x = torch.rand(8, dtype=torch.float64)
+    lp = LinearProgram(
+        c=normal(8, seed=5),
+        A=rows,
+        row_lower=rows @ x,
+        row_upper=torch.where(torch.arange(12) % 4 == 0, rows @ x, INF),
+        col_lower=0.0,
+        col_upper=2.0,
+    )
+    solution, reference = solve_lp(lp, TIGHT), solve_lp(lp, HiGHS())
+    assert solution.status is LPStatus.OPTIMAL
+    assert solution.objective == pytest.approx(reference.objective, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", BOUND_KINDS)
+def test_every_kind_of_bound(kind: str) -> None:
+    known = known_lp(normal(5, 6), [kind] * 5, [kind] * 6, seed=3)  # pyright: ignore[reportArgumentType]
+    solution = solve_lp(known.lp, TIGHT)
+    assert solution.status is LPStatus.OPTIMAL
+    assert solution.objective == pytest.approx(known.objective, abs=known.objective_tolerance(TIGHT.rtol))
+
+
+def test_units_do_not_matter() -> None:
+    """Rows and columns in other units: the same objective in about as many steps."""
+    known = known_direction_lp(20, 3, seed=6)
+    plain = known.lp
+    rows, columns = 10.0 ** (3 * normal(20, seed=1)), 10.0 ** (3 * normal(23, seed=2))
+    scaled = LinearProgram(
+        c=plain.c * columns,
+        A=rows[:, None] * plain.A.to_dense() * columns,
+        row_lower=rows * plain.row_lower,
+        row_upper=rows * plain.row_upper,
+        col_lower=plain.col_lower / columns,
+        col_upper=plain.col_upper / columns,
+    )
+    one, other = solve_lp(plain, TIGHT), solve_lp(scaled, InteriorPoint(rtol=1e-10))
+    assert one.objective == pytest.approx(other.objective, rel=1e-6)
+    assert other.iterations <= 2 * one.iterations + 10
+
+
+# Limits and mistakes
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [({"max_iterations": 2}, LPStatus.ITERATION_LIMIT), ({"time_limit": 1e-9}, LPStatus.TIME_LIMIT)],
+)
+def test_limits_give_an_honest_status_and_a_point(options: dict[str, float], status: LPStatus) -> None:
+    known = known_direction_lp(30, 3, seed=2)
+    solution = solve_lp(known.lp, InteriorPoint(**options))  # pyright: ignore[reportArgumentType]
+    assert solution.status is status
+    assert solution.kkt.worst < INF
+    assert torch.isfinite(solution.x).all()
+    assert torch.isfinite(solution.y).all()
+    assert (solution.x.abs() <= 1).all()
+
+
+@pytest.mark.parametrize("size", [1e-250, 1e150, 1e300])
+def test_absurd_numbers_never_give_nan(size: float) -> None:
+    lp = LinearProgram(
+        c=[size, -size, 1.0], A=[[size, 1.0, 0.0], [1.0, 0.0, size]], row_lower=-size, row_upper=1.0, col_lower=0.0
+    )
+    answer = InteriorPoint().solve(lp)
+    for part in (answer.x, answer.y):
+        assert part is None or torch.isfinite(part).all()
+
+
+def test_interrupt_reaches_the_caller() -> None:
+    products = 0
+
+    def matvec(x: Tensor) -> Tensor:
+        nonlocal products
+        products += 1
+        if products > 12:
+            raise KeyboardInterrupt
+        return 2 * x
+
+    with pytest.raises(KeyboardInterrupt):
+        solve_lp(
+            LinearProgram(c=normal(4), A=MatrixFree(4, matvec), row_lower=-1.0, row_upper=1.0, col_lower=-1.0), TIGHT
+        )
+
+
+def test_large_matrix_free_hessians_are_refused_with_advice() -> None:
+    n = 20_000
+    matrix = DirectionMatrix(Dense(torch.zeros(n, 0).double()), MatrixFree(n, lambda x: x))
+    with pytest.raises(ValueError, match="PDLP"):
+        solve_lp(direction_program(matrix, 0.1), InteriorPoint())
+
+
+def test_max_iterations_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="max_iterations"):
+        InteriorPoint(max_iterations=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("curvature", ["indefinite", "low rank"])
+def test_on_a_gpu(curvature: Curvature) -> None:
+    known = known_direction_lp(200, 5, curvature=curvature, seed=1)
+    solution = solve_lp(known.lp, InteriorPoint(device="cuda"))
+    assert solution.status is LPStatus.OPTIMAL
+    assert solution.objective == pytest.approx(known.objective, abs=known.objective_tolerance(1e-8))
