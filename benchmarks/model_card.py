@@ -34,7 +34,9 @@ def zero_shot() -> list[dict[str, object]]:
     """Perplexities of the bundled model as it is, on the whole validation and test parts."""
     rows = []
     for variant in ("tokens", "raw"):
-        problem = GPT2WikiText2(variant=variant, block_length=BLOCK_LENGTH, train_share=0.01, keep_inputs=False)
+        problem = GPT2WikiText2(
+            variant=variant, block_length=BLOCK_LENGTH, train_share=0.01, max_tokens=None, keep_inputs=False
+        )
         point = problem.initial_point()
         splits = ("direction", "selection")
         tokens = {split: problem.num_examples(split) for split in (*splits, "test")}
@@ -61,7 +63,7 @@ def fine_tune(share: float, epochs: int, learning_rate: float, seed: int) -> dic
     """Perplexity after every epoch of plain training of all blocks on a share of the training articles."""
     problem = GPT2WikiText2(
         blocks=range(4), train_share=share, initial_strength=1e-8, block_length=BLOCK_LENGTH, seed=seed,
-        max_tokens={"direction": 40_000, "selection": 40_000},
+        max_tokens={"direction": 30_000, "selection": 30_000, "test": 30_000},
     )  # fmt: skip
 
     def perplexities(point: Point) -> dict[str, float]:
@@ -113,7 +115,7 @@ def main() -> None:
     for row in rows:
         table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
     Console().print(table)
-    curves = [fine_tune(0.02, 12, args.learning_rate, args.seed), fine_tune(0.25, 3, args.learning_rate, args.seed)]
+    curves = [fine_tune(share, epochs, args.learning_rate, args.seed) for share, epochs in ((0.01, 10), (0.1, 2))]
     for run in curves:
         table = Table(title=f"{run['train_share']:.0%} of the articles, {run['train_tokens']:,} tokens")
         for column in ("epoch", "train", "selection"):

@@ -85,7 +85,6 @@ def make_case(index: int) -> Case:
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(10))
 def test_all_backends_agree(part: int) -> None:
-    closed_forms = 0
     for index in range(part, NUM_LPS, 10):
         case = make_case(index)
         reference = case.value
@@ -101,5 +100,8 @@ def test_all_backends_agree(part: int) -> None:
             if case.adjoint is not None and tolerance == EXACT:
                 gap = float((solution.y - case.adjoint).abs().max() / (1 + case.adjoint.abs().max()))
                 assert gap <= 1e-4, f"{where}: the row duals are not the adjoint ({gap:.1e})"
-        closed_forms += case.adjoint is not None
-    assert closed_forms > 0
+
+
+def test_the_closed_form_holds_for_enough_cases_to_mean_something() -> None:
+    held = [make_case(index).adjoint is not None for index in range(NUM_LPS)]
+    assert sum(held) >= 25

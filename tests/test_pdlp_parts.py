@@ -101,9 +101,8 @@ def test_a_scaled_program_is_the_same_program() -> None:
 
 def test_units_follow_what_the_constraints_let_the_weights_reach() -> None:
     narrow = direction_program("indefinite", n=8, p=2, rho=0.5, seed=1)
-    wide = LinearProgram(
-        c=narrow.c, A=narrow.A, row_lower=-1e-4, row_upper=1e-4, col_lower=-1.0, col_upper=[1.0, 1.0, *[1e6] * 8]
-    )
+    box = torch.tensor([1.0, 1.0, *[1e6] * 8])
+    wide = LinearProgram(c=narrow.c, A=narrow.A, row_lower=-1e-4, row_upper=1e-4, col_lower=-box, col_upper=box)
     fitted = [fit_projection(lp, densify_limit=0, accuracy=1e-9) for lp in (narrow, wide)]
     units = [projection.graph.scale_x for projection in fitted if projection is not None]
     assert (units[0] == 1).all()
@@ -120,8 +119,8 @@ def test_the_fixed_point_error_is_the_norm_of_the_method() -> None:
     move, matrix = torch.cat([mapped.x - run.x, mapped.y - run.y]), scaled.lp.A.to_dense()
     metric = torch.cat(
         [
-            torch.cat([torch.eye(5) / run.tau, matrix.T], dim=1),
-            torch.cat([matrix, torch.eye(4) / run.sigma], dim=1),
+            torch.cat([torch.eye(5).double() / run.tau, matrix.T], dim=1),
+            torch.cat([matrix, torch.eye(4).double() / run.sigma], dim=1),
         ]
     )
     assert float(run.squared_error(mapped)) == pytest.approx(float(move @ metric @ move), rel=1e-9)

@@ -133,7 +133,7 @@ def test_json_has_no_nan_and_hides_no_time(document: dict[str, Any]) -> None:
 def test_training_controls_are_told_from_line_searches(document: dict[str, Any]) -> None:
     curves = training_curves(document)
     assert set(curves) == {"more training", "train + direction data", "grid search", "random search", "LiFT's refit"}
-    assert len(curves["grid search"]) == 4 and len(curves["more training"]) == 1
+    assert len(curves["grid search"]) == 3 and len(curves["more training"]) == 1
 
 
 @pytest.mark.parametrize("count", (1, 2, 40, 41, 200))

@@ -30,6 +30,9 @@ from backends.interior_point.system import NewtonSystem, factorize_lu, solve_lu
 from lift_core.lp import LinearProgram
 from lift_core.operators import Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal
 
+LARGEST_CORE = 2_000
+"""Up to this size the core grows where accuracy asks for it."""
+
 
 def core_size(A: DirectionMatrix) -> int:  # noqa: N803
     """Unknowns of the core: 2k + p, and two for each of as many blocks."""
@@ -50,11 +53,18 @@ class StructuredSystem(NewtonSystem):
         self.SVJ: Float64[Tensor, "n k+p"] = torch.cat([signed, A.mixed.to_dense()], dim=1)
         self._rows = A.rows
         self._has_row = self._spread(self.D.new_ones(A.shape[0]), 0.0)
+        self._num_extreme = min(len(self.D), 2 * self.rank + self.num_hyper)
 
     @staticmethod
     def fits(A: DirectionMatrix) -> bool:  # noqa: N803
         """Whether the Hessian is given by factors."""
         return isinstance(A.hessian, (LowRankPlusDiagonal, Diagonal))
+
+    def strengthen(self) -> bool:
+        """Four times as many blocks in the core."""
+        more = min(4 * self._num_extreme, len(self.D), LARGEST_CORE // 2 - 2 * self.rank - self.num_hyper)
+        grows, self._num_extreme = more > self._num_extreme, max(more, self._num_extreme)
+        return grows
 
     def measure(self, lp: LinearProgram) -> tuple[Tensor, Tensor]:
         """The radii of the box, and the 2-norms of the rows in these units."""
@@ -101,7 +111,7 @@ class StructuredSystem(NewtonSystem):
         by_unit = torch.maximum(
             first / units.theta[self.num_hyper :], second * self._spread(units.rows, 1.0).square() / units.cost
         )
-        return by_unit.topk(min(len(self.D), 2 * self.rank + self.num_hyper)).indices
+        return by_unit.topk(self._num_extreme).indices
 
     def _solve_blocks(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         first, mixed, second = self._inverse
