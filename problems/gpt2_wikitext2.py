@@ -67,9 +67,9 @@ class GPT2WikiText2(LanguageModel):
         {
             "relative": True,
             "weights_radius": 0.1,
-            "slack": (1e-2, 1e-3, 1e-4),
+            "slack": (1e-2, 1e-3),
             "curvature": "low_rank",
-            "curvature_options": {"rank": 20, "num_probes": 4, "share": 0.25},
+            "curvature_options": {"rank": 16, "num_probes": 4, "share": 0.25},
             "backend_options": {"rtol": 1e-4},
             "warmup_epochs": 3,
             "max_evaluations": 6,
