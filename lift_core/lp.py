@@ -338,7 +338,11 @@ def proves_infeasible(lp: LinearProgram, ray: Tensor, rtol: float = 1e-6) -> boo
     from_rows, row_residual = _support(lp.row_lower, lp.row_upper, ray)
     from_columns, column_residual = _support(lp.col_lower, lp.col_upper, -lp.A.rmatvec(ray))
     gain = from_rows + from_columns
-    return gain > 0 and math.hypot(row_residual, column_residual) <= rtol * gain
+    # every point violates the constraints by gain / size or more; by less than this it would pass for feasible
+    size = math.hypot(float(ray.norm()), float(lp.A.rmatvec(ray).norm()))
+    largest = torch.maximum(_finite_or_zero(lp.row_lower).abs(), _finite_or_zero(lp.row_upper).abs())
+    is_violated = gain > 1e-9 * size * (1 + float(largest.norm()))
+    return is_violated and math.hypot(row_residual, column_residual) <= rtol * gain
 
 
 def proves_unbounded(lp: LinearProgram, ray: Tensor, rtol: float = 1e-6) -> bool:
@@ -351,7 +355,8 @@ def proves_unbounded(lp: LinearProgram, ray: Tensor, rtol: float = 1e-6) -> bool
         _recession_violation(lp.row_lower, lp.row_upper, lp.A.matvec(ray)),
         _recession_violation(lp.col_lower, lp.col_upper, ray),
     )
-    return gain > 0 and violation <= rtol * gain
+    # every y violates the dual constraints by gain / norm or more
+    return gain > 1e-9 * float(ray.norm()) * (1 + float(lp.c.norm())) and violation <= rtol * gain
 
 
 def _support(lower: Tensor, upper: Tensor, dual: Tensor) -> tuple[float, float]:

@@ -16,7 +16,7 @@ from backends.interior_point.dense import DenseSystem
 from backends.interior_point.sparse import SparseSystem
 from backends.interior_point.structured import StructuredSystem
 from backends.interior_point.system import NewtonSystem, set_units
-from lift_core.lp import LinearProgram, LPStatus, solve_lp
+from lift_core.lp import LinearProgram, LPStatus, proves_infeasible, solve_lp
 from lift_core.operators import Dense, Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal, MatrixFree
 from lift_core.testing import (
     KnownLP,
@@ -194,6 +194,39 @@ def test_condition_number_of_a_hundred_million(delta: float) -> None:
     assert solution.objective == pytest.approx(reference.objective, rel=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_badly_scaled_factors(seed: int) -> None:
+    """Entries of D, V, J and the box over several orders of magnitude: a few blocks per vertex dwarf all others."""
+    n, k, p = 300, 12, 10
+    hessian = LowRankPlusDiagonal(
+        diagonal=10 ** (1.5 * normal(n, seed=seed) - 2),
+        factor=normal(n, k, seed=seed) * 10 ** normal(k, seed=seed + 1),
+        core=normal(k, seed=seed) * 10 ** normal(k, seed=seed + 2),
+    )
+    mixed = Dense(normal(n, p, seed=seed + 3) * 10 ** (2 * normal(p, seed=seed + 4)))
+    box = 10 ** normal(p + n, seed=seed + 5)
+    c = normal(p + n, seed=seed + 6) / box
+    delta = 10.0 ** -(1 + 2 * (seed % 3)) * float(hessian.matvec(box[p:] * c[p:].sign()).abs().max())
+    matrix = DirectionMatrix(mixed, hessian)
+    lp = LinearProgram(c=c, A=matrix, row_lower=-delta, row_upper=delta, col_lower=-box, col_upper=box)
+    solution = solve_lp(lp, TIGHT)
+    assert solution.status is LPStatus.OPTIMAL, solution.kkt
+
+
+@pytest.mark.parametrize("delta", [0.0, 1e-7])
+@pytest.mark.parametrize("seed", range(4))
+def test_singular_low_rank_curvature(delta: float, seed: int) -> None:
+    """Half of D is zero: almost all rows of H depend on a few, and the regularisation must not show."""
+    diagonal = torch.where(torch.arange(100) % 2 == 0, 0.0, 1e-3 * normal(100, seed=seed))
+    hessian = LowRankPlusDiagonal(diagonal=diagonal, factor=normal(100, 8, seed=seed), core=normal(8, seed=seed))
+    matrix = DirectionMatrix(Dense(normal(100, 4, seed=seed)), hessian)
+    assert type(choose_system(matrix)) is StructuredSystem
+    lp = direction_program(matrix, delta, seed)
+    solution, reference = solve_lp(lp, TIGHT), solve_lp(lp, HiGHS(method="simplex", rtol=1e-7))
+    assert solution.status is LPStatus.OPTIMAL, solution.kkt
+    assert solution.objective == pytest.approx(reference.objective, rel=1e-6)
+
+
 def test_large_structured_program_forms_no_matrix() -> None:
     """n² entries would be more than `DENSE_LIMIT` allows."""
     matrix = DirectionMatrix(Dense(normal(20_000, 3)), factored(20_000, 4))
@@ -255,6 +288,21 @@ def test_units_do_not_matter() -> None:
     one, other = solve_lp(plain, TIGHT), solve_lp(scaled, InteriorPoint(rtol=1e-10))
     assert one.objective == pytest.approx(other.objective, rel=1e-6)
     assert other.iterations <= 2 * one.iterations + 10
+
+
+def test_rounding_proves_nothing() -> None:
+    """Parallel rows at their bounds, where the gain of a Farkas ray is a rounding error and its residual is zero."""
+    lp = LinearProgram(
+        c=[0.0, -1.5],
+        A=[[-1.0, -1.0], [-1.0, -1.0]],
+        row_lower=[-2.25, -2.25],
+        row_upper=[-1.0, -1.5],
+        col_lower=[1.75, 0.5],
+        col_upper=[4.5, 3.0],
+    )
+    shares = torch.rand(1000, generator=torch.Generator().manual_seed(0)).double()
+    assert not any(proves_infeasible(lp, torch.stack([share.new_ones(()), share])) for share in shares)
+    assert solve_lp(lp, TIGHT).status is LPStatus.OPTIMAL
 
 
 # Limits and mistakes

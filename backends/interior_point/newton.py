@@ -18,9 +18,8 @@ from torch import Tensor
 from backends.interior_point.system import NewtonSystem, set_units
 from lift_core.lp import LinearProgram
 
-PROXIMAL_PRIMAL = 1e-13
-PROXIMAL_DUAL = 1e-16
-"""Proximal terms, in units: they make free columns and redundant rows harmless, and vanish at the solution."""
+PROXIMAL = 1e-13
+"""Proximal term of the columns, in units: it makes free columns harmless, and vanishes at the solution."""
 LARGEST_PROXIMAL_DUAL = 1e-6
 MAX_REFINEMENTS = 3
 REFINED = 1e-11
@@ -53,7 +52,7 @@ class Newton:
             torch.linalg.LinAlgError: if even the regularised system is singular.
         """
         self._inverse_theta, self._movable = inverse_theta, movable
-        proximal = PROXIMAL_PRIMAL * self.cost_unit / self.units.square()
+        proximal = PROXIMAL * self.cost_unit / self.units.square()
         self._theta = torch.where(movable, 1 / (inverse_theta + proximal), 0.0)
         self._factorize_system()
 
@@ -66,7 +65,7 @@ class Newton:
         return dw, dy
 
     def _factorize_system(self) -> None:
-        n, proximal = self._num_columns, PROXIMAL_DUAL
+        n, proximal = self._num_columns, self._system.proximal
         while True:
             try:
                 rows = self._theta[n:] + proximal * self._row_units.square() / self.cost_unit

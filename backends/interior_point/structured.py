@@ -43,6 +43,8 @@ def core_size(A: DirectionMatrix) -> int:  # noqa: N803
 class StructuredSystem(NewtonSystem):
     """Weights in blocks of two unknowns; (t, z, λ) and the most extreme blocks in a small dense core."""
 
+    proximal = 1e-24  # D² may be that much smaller than the entries of V Vᵀ, which are the unit
+
     def __init__(self, A: DirectionMatrix) -> None:  # noqa: N803
         super().__init__()
         diagonal, factor, core = _factors(A.hessian)

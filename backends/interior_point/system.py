@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float64
@@ -36,7 +36,13 @@ class NewtonSystem(ABC):
     """``Θ⁻¹ dx − Aᵀ dy = f,  A dx + Θ_s dy = g``: factorised once per iteration, solved a few times.
 
     Θ ≥ 0 is a diagonal over the columns; a column with Θ_j = 0 does not move. Θ_s ≥ 0 is one over the rows.
+
+    Attributes:
+        units: set by `set_units`.
+        proximal: what is added to Θ_s, in units: it makes redundant rows harmless, and vanishes at the solution.
     """
+
+    proximal: ClassVar[float] = 1e-16
 
     def __init__(self) -> None:
         self.units: Units
