@@ -69,7 +69,7 @@ class LinearOperator(ABC):
         if m * n > limit:
             raise ValueError(
                 f"{type(self).__name__} of shape {self.shape} has {m * n:,} entries, more than limit={limit:,}; "
-                "use a backend that works with products or factors (PDLP, InteriorPoint), or raise limit"
+                "use a backend that works with products (PDLP), a factored curvature model (LowRank), or raise limit"
             )
         return self._dense()
 
