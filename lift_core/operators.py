@@ -243,6 +243,7 @@ class MatrixFree(LinearOperator):
         shape: ``n`` for a square operator, or ``(m, n)``.
         matvec: maps a vector of length n to one of length m.
         rmatvec: maps m to n; by default the operator is symmetric.
+        matmat: products with several columns at once; by default one after the other.
 
     >>> MatrixFree(2, lambda x: 2 * x).matvec(torch.ones(2, dtype=torch.float64)).tolist()
     [2.0, 2.0]
@@ -254,6 +255,7 @@ class MatrixFree(LinearOperator):
         matvec: Callable[[Tensor], Tensor],
         rmatvec: Callable[[Tensor], Tensor] | None = None,
         *,
+        matmat: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.shape = (shape, shape) if isinstance(shape, int) else shape
@@ -262,9 +264,13 @@ class MatrixFree(LinearOperator):
         self.device = torch.device(device)
         self._matvec = matvec
         self._rmatvec = rmatvec or matvec
+        self._matmat = matmat or super().matmat
 
     def matvec(self, x: Tensor) -> Tensor:
         return self._matvec(x)
+
+    def matmat(self, x: Tensor) -> Tensor:
+        return self._matmat(x)
 
     def rmatvec(self, y: Tensor) -> Tensor:
         return self._rmatvec(y)

@@ -16,6 +16,7 @@ from transformers.activations import NewGELUActivation
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
 from problems.activations import TanhGELU
+from problems.attention import NAME as CLOSED_FORM_ATTENTION
 
 Grouping = Literal["block", "tensor", "kind"]
 """What shares one hyperparameter: a transformer block, one tensor, or one kind of module (attention, MLP, norm ...)."""
@@ -157,12 +158,14 @@ class GPT2Tail(nn.Module):
     """A GPT-2 from its block ``first`` on: what has to run again when tuned weights change.
 
     With ``first = 0`` it starts from the token ids. Parameters keep their names, with ``model.`` in front. The model's
-    activation is replaced by one of equal value that is cheaper to differentiate twice.
+    activation and attention are replaced by ones of equal value that are cheaper to differentiate twice.
     """
 
     def __init__(self, model: GPT2LMHeadModel, first: int) -> None:
         super().__init__()
         self.model, self.first = model, first
+        if not model.config.reorder_and_upcast_attn:
+            model.set_attn_implementation(CLOSED_FORM_ATTENTION)
         for module in model.modules():
             if isinstance(module, GPT2MLP) and isinstance(module.act, NewGELUActivation):
                 module.act = TanhGELU()

@@ -1,4 +1,4 @@
-"""Cross-entropy of a frozen linear head, with all derivatives that curvature needs and no stored softmax.
+"""Cross-entropy of a frozen linear head, with all derivatives that curvature needs, in chunks of tokens.
 
 For one token with hidden state h (width d), head W (vocabulary x d), target t, ``z = W h`` and ``p = softmax(z)``:
 
@@ -7,8 +7,8 @@ For one token with hidden state h (width d), head W (vocabulary x d), target t, 
     curvature   W^T (p ∘ W u - p (p · W u))      along a direction u
 
 With ordinary autodiff operations a gradient that is differentiated again stores several tensors of tokens x vocabulary,
-and they dominate the memory of a Hessian product. Here only h is kept and the logits are formed again, a chunk of
-tokens at a time; one extra matrix product buys that.
+and they dominate the memory of a Hessian product. Here at most one is stored, p, and only where it is small; else the
+logits are formed again, a chunk of tokens at a time, for one extra matrix product.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-CHUNK = 4_000_000
-"""Entries of the logits that are formed at once (16 MB in float32)."""
+CHUNK = 16_000_000
+"""Entries of the logits that are formed at once (64 MB in float32)."""
+
+KEEP = 32_000_000
+"""A batch with no more probabilities than this keeps them for its Hessian products (128 MB in float32)."""
 
 
 def head_loss(
@@ -36,10 +39,19 @@ def head_loss(
 
 
 def head_curvature(
-    hidden: Float[Tensor, "n width"], head: Float[Tensor, "vocabulary width"], direction: Float[Tensor, "n width"]
+    hidden: Float[Tensor, "n width"],
+    head: Float[Tensor, "vocabulary width"],
+    direction: Float[Tensor, "n width"],
+    probabilities: Float[Tensor, "n vocabulary"] | None = None,
 ) -> Float[Tensor, "n width"]:
     """Hessian of every token's loss in its hidden state, times its row of ``direction``."""
-    return torch.ops.lift.head_curvature(hidden, head, direction)
+    out: list[Tensor] = []
+    for rows in _chunks(hidden, head):
+        kept = _logits(hidden[rows], head).softmax(-1) if probabilities is None else probabilities[rows]
+        curved = _logits(direction[rows], head).mul_(kept)
+        curved.addcmul_(kept, curved.sum(-1, keepdim=True), value=-1)
+        out.append(curved.to(head.dtype) @ head)
+    return torch.cat(out)
 
 
 def _chunks(hidden: Tensor, head: Tensor) -> Iterator[slice]:
@@ -52,10 +64,7 @@ def _logits(hidden: Tensor, head: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-# Registered as operations of their own: torch.func.linearize would otherwise trace into them, fold what depends on the
-# hidden states alone into constants, and so store the softmax after all.
-@torch.library.custom_op("lift::head_loss", mutates_args=())
-def _loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
+def _losses(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     losses: list[Tensor] = []
     for rows in _chunks(hidden, head):
         logits = _logits(hidden[rows], head)
@@ -63,53 +72,15 @@ def _loss(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
     return torch.cat(losses)
 
 
-@torch.library.custom_op("lift::head_gradient", mutates_args=())
-def _gradient(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    out = torch.empty_like(hidden)
-    for rows in _chunks(hidden, head):
-        residual = _logits(hidden[rows], head).softmax(-1)
-        residual.scatter_add_(-1, targets[rows, None], residual.new_full((len(residual), 1), -1.0))
-        out[rows] = residual.to(head.dtype) @ head
-    return out
-
-
-@torch.library.custom_op("lift::head_curvature", mutates_args=())
-def _curvature(hidden: Tensor, head: Tensor, direction: Tensor) -> Tensor:
-    out = torch.empty_like(direction)
+def _gradient(hidden: Tensor, head: Tensor, targets: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+    """Rows ``W^T (p - e_t)``, and the probabilities if they are wanted (else an empty tensor)."""
+    out: list[Tensor] = []
+    kept: list[Tensor] = []
     for rows in _chunks(hidden, head):
         probabilities = _logits(hidden[rows], head).softmax(-1)
-        curved = _logits(direction[..., rows, :], head).mul_(probabilities)
-        curved.addcmul_(probabilities.expand_as(curved), curved.sum(-1, keepdim=True), value=-1.0)
-        out[..., rows, :] = curved.to(head.dtype) @ head
-    return out
-
-
-@_loss.register_fake
-def _(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    del head, targets
-    return hidden.new_empty(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32))
-
-
-@_gradient.register_fake
-def _(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-    del head, targets
-    return torch.empty_like(hidden)
-
-
-@_curvature.register_fake
-def _(hidden: Tensor, head: Tensor, direction: Tensor) -> Tensor:
-    del hidden, head
-    return torch.empty_like(direction)
-
-
-@_curvature.register_vmap
-def _(
-    info: Any, in_dims: tuple[int | None, ...], hidden: Tensor, head: Tensor, direction: Tensor
-) -> tuple[Tensor, int]:
-    """Many directions at the same hidden states share the softmax."""
-    if in_dims[0] is not None or in_dims[1] is not None or in_dims[2] is None:
-        raise ValueError(f"head_curvature: only its directions can be batched by vmap, got in_dims={in_dims}")
-    return _curvature(hidden, head, direction.movedim(in_dims[2], 0)), 0
+        kept.append(probabilities if keep else probabilities[:0])
+        out.append(probabilities.to(head.dtype) @ head - head[targets[rows]])
+    return torch.cat(out), torch.cat(kept)
 
 
 class _Gradient(torch.autograd.Function):
@@ -118,21 +89,22 @@ class _Gradient(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-        return _gradient(hidden, head, targets)
+    def forward(hidden: Tensor, head: Tensor, targets: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
+        return _gradient(hidden, head, targets, keep)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2])
-        ctx.save_for_forward(*inputs[:2])
-
-    @staticmethod
-    def jvp(ctx: Any, *grad_inputs: Any) -> Any:
-        return _curvature(*ctx.saved_tensors, grad_inputs[0])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # or the probabilities would get a gradient of zeros
+        ctx.save_for_backward(*inputs[:2], output[1])
+        ctx.keep = inputs[3]
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        return _curvature(*ctx.saved_tensors, grad_outputs[0]), None, None  # the curvature is symmetric
+        if grad_outputs[0] is None:
+            return None, None, None, None
+        hidden, head, probabilities = ctx.saved_tensors  # the curvature is symmetric
+        return head_curvature(hidden, head, grad_outputs[0], probabilities if ctx.keep else None), None, None, None
 
 
 class _Loss(torch.autograd.Function):
@@ -142,19 +114,15 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-        return _loss(hidden, head, targets)
+        return _losses(hidden, head, targets)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
-
-    @staticmethod
-    def jvp(ctx: Any, *grad_inputs: Any) -> Any:
-        rows: Any = _Gradient.apply(*ctx.saved_tensors)
-        return (rows * grad_inputs[0]).sum(-1).to(torch.promote_types(rows.dtype, torch.float32))
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        rows: Any = _Gradient.apply(*ctx.saved_tensors)
-        return rows * grad_outputs[0][:, None].to(rows.dtype), None, None
+        hidden, head, targets = ctx.saved_tensors
+        keep = torch.is_grad_enabled() and len(hidden) * len(head) <= KEEP  # only a Hessian product differentiates on
+        rows: Any = _Gradient.apply(hidden, head, targets, keep)
+        return rows[0] * grad_outputs[0][:, None].to(hidden.dtype), None, None

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast, get_args
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
-from torch.func import functional_call, jvp, vjp
+from torch.func import functional_call
 from transformers import GPT2LMHeadModel
 
-from lift_core.problem import Batch, BilevelProblem, Point, Split
+from lift_core.operators import MatrixFree
+from lift_core.problem import BilevelProblem, Point, Split
 from lift_core.regularizers import Strength
 from problems.causal_lm import (
     GPT2Tail,
@@ -28,6 +29,7 @@ from problems.causal_lm import (
     load_tokenizer,
 )
 from problems.head_loss import head_curvature, head_loss
+from problems.parameter_oracles import BatchMean, Layout, Parameters, gauss_newton, hessian, mean_gradient, shares
 from problems.penalty import Penalty, build_regularizer, hyper_range
 from problems.text import TextDataset, four_splits, load_texts
 from problems.token_batches import TokenBatch, TokenBatches, token_blocks
@@ -98,6 +100,7 @@ class LanguageModel(BilevelProblem):
         train_share: float = 1.0,
         max_tokens: Mapping[Split, int] | None = None,
         keep_inputs: bool = True,
+        keep_graphs: int = 4 * 2**30,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
         seed: int = 0,
@@ -117,6 +120,8 @@ class LanguageModel(BilevelProblem):
             train_share: share of the training articles that is used, drawn by the seed.
             max_tokens: a limit for some of the splits.
             keep_inputs: keep the hidden states below the tuned part, 4 bytes x width per token in float32.
+            keep_graphs: bytes of differentiated batches that Hessian products may keep; a batch beyond them is
+                differentiated again for every product.
             dtype: what the network computes in; losses are float32 or better and accumulate in float64.
             device: by default CUDA where it exists.
             seed: draws the training articles and the halves of the validation articles.
@@ -127,13 +132,13 @@ class LanguageModel(BilevelProblem):
         if batch_blocks < 1:
             raise ValueError(f"batch_blocks: expected at least 1, got {batch_blocks}")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.dtype, self.batch_blocks, self.keep_inputs = dtype, batch_blocks, keep_inputs
+        self.batch_blocks, self.keep_inputs, self.keep_graphs = batch_blocks, keep_inputs, keep_graphs
         self.max_tokens = _known_splits(max_tokens or {})
         self.articles = four_splits(load_texts(texts), train_share=train_share, seed=seed)
         self.tokenizer = load_tokenizer(tokenizer, model)
         self.model = load_model(model, dtype=dtype, device=self.device)
         self.block_length = self._checked_length(block_length)
-        self._choose(blocks, trainable)
+        self._choose(blocks, trainable, dtype)
         group_names = {name: group_name(self.model, name, regularize_by) for name in self.groups}
         self.regularizer, self.hyper_names = build_regularizer(
             regularizer, group_names, self.groups, strength=strength, start=self._start
@@ -154,7 +159,7 @@ class LanguageModel(BilevelProblem):
             )
         return length
 
-    def _choose(self, blocks: Sequence[int] | None, trainable: str | Sequence[str] | None) -> None:
+    def _choose(self, blocks: Sequence[int] | None, trainable: str | Sequence[str] | None, dtype: torch.dtype) -> None:
         if blocks is None and trainable is None:
             blocks = (-1,)
         patterns = [trainable] if isinstance(trainable, str) else trainable
@@ -168,7 +173,8 @@ class LanguageModel(BilevelProblem):
         for name, part in self.groups.items():
             block = group_name(self.model, name, "block")
             self.block_groups[block] = slice(self.block_groups.get(block, part).start, part.stop)
-        self._shapes = [value.shape for value in values]
+        shapes = {name: value.shape for name, value in zip(self.parameter_names, values, strict=True)}
+        self._layout = Layout(self.groups, shapes, dtype)
         self._start = torch.cat([value.detach().flatten().double() for value in values])
         if isinstance(self.model, GPT2LMHeadModel) and not self.model.config.add_cross_attention:
             self._tail: GPT2Tail | WholeModel = GPT2Tail(
@@ -207,19 +213,15 @@ class LanguageModel(BilevelProblem):
 
     def upper_loss(self, hyper: Tensor, weights: Tensor, batch: TokenBatch) -> Float64[Tensor, ""]:
         """Mean cross-entropy of the predicted tokens."""
-        if self._head is None:
-            return self.output_loss(hyper, self.outputs(weights, batch), batch)
-        return head_loss(self._run(weights, batch, head=False), self._head, batch.targets).double().mean()
+        return self._loss(self.named_weights(weights), batch)
 
     def outputs(self, weights: Tensor, batch: TokenBatch) -> Tensor:
         """Logits, (blocks, block_length - 1, vocabulary), in float32 or better."""
-        logits = self._run(weights, batch)
-        return logits if logits.dtype == torch.float64 else logits.float()
+        return self._logits(self.named_weights(weights), batch)
 
     def output_loss(self, hyper: Tensor, outputs: Tensor, batch: TokenBatch) -> Float64[Tensor, ""]:
         """Mean cross-entropy of the predicted tokens from their logits."""
-        picked = outputs.gather(-1, batch.targets[..., None])[..., 0]
-        return (outputs.logsumexp(-1) - picked).double().mean()
+        return self._logit_loss(outputs, batch)
 
     def metric(self, loss: float) -> float:
         """Perplexity."""
@@ -231,7 +233,7 @@ class LanguageModel(BilevelProblem):
             content.update("".join([split, *self.articles[split]]).encode())
         penalty = f"{type(self.regularizer).__name__} from {self._initial_hyper.tolist()}"
         limits = f"blocks of {self.block_length} tokens, at most {dict(self.max_tokens)}"
-        return f"{super().describe()}, {penalty}, {limits}, {self.dtype}, content {content.hexdigest()[:16]}"
+        return f"{super().describe()}, {penalty}, {limits}, {self._layout.dtype}, content {content.hexdigest()[:16]}"
 
     def perplexity(self, point: Point, split: Split) -> Perplexity:
         """Perplexity of a split at a point."""
@@ -240,16 +242,67 @@ class LanguageModel(BilevelProblem):
 
     def named_weights(self, weights: Float64[Tensor, " n"]) -> dict[str, Tensor]:
         """The tuned parameters by name, in the model's shapes and precision, as `load_state_dict` takes them."""
-        parts = weights.to(self.dtype).split([math.prod(shape) for shape in self._shapes])
-        return {
-            name: part.view(shape) for name, part, shape in zip(self.parameter_names, parts, self._shapes, strict=True)
-        }
+        return self._layout.tensors(weights)
+
+    # -- oracles: on the network's own tensors ------------------------------------------------------------------
+
+    def loss(self, point: Point, split: Split) -> float:
+        named = self.named_weights(point.weights)
+        with torch.no_grad():
+            return float(self._mean(lambda batch: self._loss(named, batch), self.batches(split)))
+
+    def upper_gradient(self, point: Point, split: Split = "direction") -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(point.hyper), self._gradient(point, self.batches(split))
+
+    def training_gradient(self, point: Point, batches: Sequence[TokenBatch] | None = None) -> Float64[Tensor, " n"]:
+        return self._gradient(point, self.batches("train") if batches is None else batches)
+
+    def training_hessian(self, point: Point, batches: Sequence[TokenBatch] | None = None) -> MatrixFree:
+        mean = self._batch_mean(self.batches("train") if batches is None else batches)
+        return hessian(self._layout, point.weights, self._loss, mean, keep_bytes=self.keep_graphs)
+
+    def training_gauss_newton(self, point: Point, batches: Sequence[TokenBatch] | None = None) -> MatrixFree:
+        mean = self._batch_mean(self.batches("train") if batches is None else batches)
+        outputs, curvature = (self._logits, self._curved_logits) if self._head is None else (self._hidden, self._curved)
+        return gauss_newton(self._layout, point.weights, outputs, curvature, mean, keep_bytes=self.keep_graphs)
 
     # -- how it is computed -------------------------------------------------------------------------------------
 
-    def _run(self, weights: Tensor, batch: TokenBatch, **options: bool) -> Tensor:
-        named = {f"model.{name}": value for name, value in self.named_weights(weights).items()}
-        return functional_call(self._tail, named, (batch.inputs,), options)
+    def _run(self, named: Parameters, batch: TokenBatch, **options: bool) -> Tensor:
+        inside = {f"model.{name}": value for name, value in named.items()}
+        return functional_call(self._tail, inside, (batch.inputs,), options)
+
+    def _loss(self, named: Parameters, batch: TokenBatch) -> Tensor:
+        if self._head is None:
+            return self._logit_loss(self._logits(named, batch), batch)
+        return head_loss(self._hidden(named, batch), self._head, batch.targets).double().mean()
+
+    def _hidden(self, named: Parameters, batch: TokenBatch) -> Float[Tensor, "tokens width"]:
+        """What enters a frozen head."""
+        return self._run(named, batch, head=False).flatten(0, 1)
+
+    def _logits(self, named: Parameters, batch: TokenBatch) -> Tensor:
+        logits = self._run(named, batch)
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _logit_loss(self, logits: Tensor, batch: TokenBatch) -> Tensor:
+        picked = logits.gather(-1, batch.targets[..., None])[..., 0]
+        return (logits.logsumexp(-1) - picked).double().mean()
+
+    def _curved(self, hidden: Tensor, direction: Tensor, batch: TokenBatch) -> Tensor:
+        assert self._head is not None  # chosen by training_gauss_newton
+        return head_curvature(hidden, self._head, direction) / self.batch_size(batch)
+
+    def _curved_logits(self, logits: Tensor, direction: Tensor, batch: TokenBatch) -> Tensor:
+        probabilities = logits.softmax(-1)
+        curved = probabilities * direction
+        return (curved - probabilities * curved.sum(-1, keepdim=True)) / self.batch_size(batch)
+
+    def _gradient(self, point: Point, batches: Sequence[TokenBatch]) -> Tensor:
+        return mean_gradient(self._layout, point.weights, self._loss, self._batch_mean(batches))
+
+    def _batch_mean(self, batches: Sequence[TokenBatch]) -> BatchMean:
+        return BatchMean(batches, shares([self.batch_size(batch) for batch in batches]))
 
     def _below(self, ids: Int64[Tensor, "blocks length"]) -> Tensor:
         with torch.no_grad():
@@ -262,20 +315,6 @@ class LanguageModel(BilevelProblem):
                 f"tokenizer: expected the model's own, with {size} entries, got one that gives token {int(ids.max())}"
             )
         return ids.to(self.device)
-
-    def _gauss_newton_product(self, point: Point, batch: Batch) -> Callable[[Tensor], Tensor]:
-        if self._head is None:
-            return super()._gauss_newton_product(point, batch)
-        head, count = self._head, self.batch_size(batch)
-
-        def hidden(weights: Tensor) -> Tensor:
-            return self._run(weights, batch, head=False).flatten(0, 1)
-
-        def product(vector: Tensor) -> Tensor:
-            values, tangent = jvp(hidden, (point.weights,), (vector,))[:2]
-            return vjp(hidden, point.weights)[1](head_curvature(values, head, tangent) / count)[0]
-
-        return product
 
 
 def _known_splits(max_tokens: Mapping[Split, int]) -> Mapping[Split, int]:

@@ -1,0 +1,254 @@
+"""Time and memory of one exact Hessian product at the size of GPT-2 Small, against a gradient and plain autodiff.
+
+The network has GPT-2 Small's architecture (12 x 768, 124 M weights) with random weights; the text is WikiText-2. All
+rows of a table are measured in one run, interleaved, and the medians are compared. Memory is the growth of the peak
+resident set of a process that does nothing else.
+
+Example:
+    python benchmarks/hessian_products.py --out runs/hessian-products
+    python benchmarks/hessian_products.py --part memory --device cuda
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor, nn
+from torch.func import functional_call, grad, jvp
+from torch.nn.functional import cross_entropy
+from transformers import GPT2Config, GPT2LMHeadModel, logging
+
+from lift_core.records import write_atomically
+from problems import LanguageModel
+from problems.causal_lm import load_tokenizer
+from problems.gpt2_wikitext2 import BUNDLED_MODEL, wikitext2
+
+TUNED = {"last block": (-1,), "all blocks": tuple(range(12))}
+MEMORY_ROWS = ("plain gradient", "plain product", "gradient", "product")
+
+
+def gpt2_small(attention: str = "eager") -> GPT2LMHeadModel:
+    """GPT-2 Small with seeded random weights."""
+    torch.manual_seed(0)
+    config = GPT2Config(attn_implementation=attention, use_cache=False, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
+    return GPT2LMHeadModel(config).eval()
+
+
+def tuned_problem(tuned: str, sequences: int, length: int, *, device: str, dtype: torch.dtype) -> LanguageModel:
+    """One batch of WikiText-2 through GPT-2 Small."""
+    parts = {part: wikitext2(part)[:60] for part in ("train", "validation", "test")}
+    return LanguageModel(
+        model=gpt2_small(),
+        tokenizer=load_tokenizer(BUNDLED_MODEL, BUNDLED_MODEL),
+        texts=parts,
+        blocks=TUNED[tuned],
+        block_length=length,
+        batch_blocks=sequences,
+        max_tokens={"train": sequences * length},
+        device=device,
+        dtype=dtype,
+    )
+
+
+def full_gradient(model: nn.Module, ids: Tensor) -> Callable[[], object]:
+    """The ordinary gradient of all 124 M weights, as a training loop computes it."""
+    weights = [value.requires_grad_() for value in model.parameters()]
+
+    def run() -> object:
+        logits = model(input_ids=ids).logits[:, :-1].float()
+        return torch.autograd.grad(cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()), weights)
+
+    return run
+
+
+def plain_loss(problem: LanguageModel, model: nn.Module, ids: Tensor) -> Callable[[dict[str, Tensor]], Tensor]:
+    """The loss as a function of the tuned weights, nothing cached and nothing in chunks."""
+    mask = torch.ones_like(ids)
+
+    def loss(named: dict[str, Tensor]) -> Tensor:
+        options = {"input_ids": ids, "attention_mask": mask}
+        logits = functional_call(model, named, (), options).logits[:, :-1].float()
+        return cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+
+    return loss
+
+
+def oracle_rows(
+    tuned: str, sequences: int, length: int, device: str, dtype: torch.dtype
+) -> dict[str, Callable[[], object]]:
+    """What is measured, by name."""
+    problem = tuned_problem(tuned, sequences, length, device=device, dtype=dtype)
+    point, batches = problem.initial_point(), list(problem.batches("train"))
+    vector = torch.randn(len(point.weights), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    vector = (vector / vector.norm()).to(device)
+    kept: list[Any] = []
+
+    def product() -> object:
+        if not kept:
+            kept.append(problem.training_hessian(point, batches))
+        return kept[0].matvec(vector)
+
+    def plain(of: Callable[[Any, Any, Any], object]) -> Callable[[], object]:
+        model = gpt2_small().to(device=device, dtype=dtype).requires_grad_(False)
+        loss = plain_loss(problem, model, batches[0].ids)
+        here, tangent = problem.named_weights(point.weights), problem.named_weights(vector)
+        return lambda: of(loss, here, tangent)
+
+    return {
+        "first product": lambda: problem.training_hessian(point, batches).matvec(vector),
+        "product": product,
+        "gradient": lambda: problem.training_gradient(point, batches),
+        "plain product": plain(lambda loss, here, tangent: jvp(grad(loss), (here,), (tangent,))[1]),
+        "plain gradient": plain(lambda loss, here, _: grad(loss)(here)),
+    }
+
+
+def timed(run: Callable[[], object], device: str) -> float:
+    """Seconds of one call."""
+    began = time.perf_counter()
+    result = run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    del result
+    return time.perf_counter() - began
+
+
+def time_table(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Medians of interleaved calls, per tuned set."""
+    dtype, rows = getattr(torch, options.dtype), []
+    for tuned in options.tuned:
+        calls = oracle_rows(tuned, options.sequences, options.length, options.device, dtype)
+        if tuned == "all blocks":
+            calls.pop("plain gradient")
+        ids = (
+            tuned_problem(tuned, options.sequences, options.length, device=options.device, dtype=dtype)
+            .batches("train")[0]
+            .ids
+        )
+        full = gpt2_small("sdpa").to(device=options.device, dtype=dtype)
+        calls["full gradient"] = full_gradient(full, ids)
+        seconds: dict[str, list[float]] = {name: [] for name in calls}
+        for repeat in track(range(options.repeats + 1), description=tuned):
+            for name, call in calls.items():
+                value = timed(call, options.device)
+                if repeat:  # the first round warms up
+                    seconds[name].append(value)
+        medians = {name: statistics.median(values) for name, values in seconds.items()}
+        for name, median in medians.items():
+            row = {
+                "tuned": tuned,
+                "what": name,
+                "seconds": median,
+                "per_full_gradient": median / medians["full gradient"],
+            }
+            rows.append(row | {"per_plain_product": median / medians["plain product"]})
+    return rows
+
+
+def memory_row(options: argparse.Namespace) -> dict[str, Any]:
+    """Growth of the peak memory by one call, in this process."""
+    tuned, what = options.measure
+    calls = oracle_rows(tuned, options.sequences, options.length, options.device, getattr(torch, options.dtype))
+    if options.device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        calls[what]()
+        return {"bytes": torch.cuda.max_memory_allocated() - before}
+    before = _reset_peak()
+    calls[what]()
+    return {"bytes": _peak() - before}
+
+
+def _reset_peak() -> int:
+    """Resident bytes now; Linux restarts the high-water mark from here."""
+    with contextlib.suppress(OSError):  # elsewhere the peak of the set-up counts too
+        Path("/proc/self/clear_refs").write_text("5")
+    return _peak()
+
+
+def _peak() -> int:
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def memory_table(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """One process per row."""
+    rows: list[dict[str, Any]] = []
+    for what in track(MEMORY_ROWS, description="memory"):
+        command = [sys.executable, __file__, "--measure", "last block", what, "--device", options.device]
+        command += ["--sequences", str(options.memory_sequences), "--length", str(options.memory_length)]
+        command += ["--dtype", options.dtype, "--threads", str(options.threads)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            rows.append(
+                {"what": what, "bytes": None, "failed": done.stderr.strip().splitlines()[-1:] or done.returncode}
+            )
+            continue
+        rows.append({"what": what} | json.loads(done.stdout.splitlines()[-1]))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/hessian-products"))
+    parser.add_argument("--part", choices=("time", "memory", "all"), default="all")
+    parser.add_argument("--tuned", nargs="+", choices=tuple(TUNED), default=list(TUNED))
+    parser.add_argument("--sequences", type=int, default=2)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--memory-sequences", type=int, default=8)
+    parser.add_argument("--memory-length", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float64"), default="float32")
+    parser.add_argument("--measure", nargs=2, metavar=("TUNED", "ROW"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    logging.disable_progress_bar()
+    if options.measure:
+        print(json.dumps(memory_row(options)))
+        return
+    results: dict[str, Any] = {"torch": torch.__version__, "options": {k: str(v) for k, v in vars(options).items()}}
+    console = Console()
+    if options.part != "memory":
+        results["time"] = time_table(options)
+        table = Table("tuned", "what", "seconds", "/ full gradient", "/ plain product", title="One call, median")
+        for row in results["time"]:
+            ratios = f"{row['per_full_gradient']:.2f}", f"{row['per_plain_product']:.2f}"
+            table.add_row(row["tuned"], row["what"], f"{row['seconds']:.3f}", *ratios)
+        console.print(table)
+    if options.part != "time":
+        results["memory"] = memory_table(options)
+        table = Table("what", "GiB", "/ gradient", title="Growth of peak memory, last block tuned")
+        gradient = next(row["bytes"] for row in results["memory"] if row["what"] == "gradient")
+        for row in results["memory"]:
+            if row["bytes"] is None:
+                table.add_row(row["what"], "failed", str(row["failed"]))
+            else:
+                table.add_row(row["what"], f"{row['bytes'] / 2**30:.2f}", f"{row['bytes'] / gradient:.2f}")
+        console.print(table)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(options.out / "results.json", json.dumps(results, indent=2))
+    console.print(f"wrote {options.out / 'results.json'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The closed forms of GPT-2's parts and the oracles on its own tensors, beside autodiff and finite differences."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from problems import attention, head_loss
+from problems.activations import TanhGELU
+from problems.parameter_oracles import graph_bytes
+from tests.tiny_language import article, tiny_gpt2, tiny_problem, tiny_texts
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    drawn = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return drawn.requires_grad_()
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    future = torch.ones(query.shape[-2], query.shape[-2], dtype=torch.bool).triu(1)
+    return (scale * query @ key.mT).masked_fill(future, -torch.inf).softmax(-1) @ value
+
+
+@pytest.mark.parametrize("chunk", [1, 60, 4_000_000])
+def test_attention_and_its_first_two_derivatives(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "CHUNK", chunk)
+    parts = tuple(normal(1, 3, 4, 2, seed=seed) for seed in range(3))
+
+    def ours(*parts: Tensor) -> Tensor:
+        return attention.causal_attention(*parts, 0.37)
+
+    torch.testing.assert_close(ours(*parts), plain_attention(*parts, 0.37), rtol=0, atol=1e-14)
+    assert torch.autograd.gradcheck(ours, parts) and torch.autograd.gradgradcheck(ours, parts)
+
+
+@pytest.mark.parametrize("piece", [4, 1 << 18])
+def test_activation_and_its_first_two_derivatives(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("problems.activations._PIECE", piece)
+    x = normal(3, 5)
+    assert torch.autograd.gradcheck(TanhGELU(), (x,)) and torch.autograd.gradgradcheck(TanhGELU(), (x,))
+
+
+@pytest.mark.parametrize("chunk", [7, 16_000_000])
+@pytest.mark.parametrize("keep", [0, 1000], ids=["formed again", "kept"])
+def test_head_loss_and_its_first_two_derivatives(chunk: int, keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_loss, "CHUNK", chunk)
+    monkeypatch.setattr(head_loss, "KEEP", keep)
+    hidden, head, targets = normal(6, 4), normal(9, 4, seed=1).detach(), torch.tensor([0, 8, 3, 3, 1, 2])
+
+    def ours(hidden: Tensor) -> Tensor:
+        return head_loss.head_loss(hidden, head, targets)
+
+    wanted = torch.nn.functional.cross_entropy(hidden @ head.T, targets, reduction="none")
+    torch.testing.assert_close(ours(hidden), wanted, rtol=0, atol=1e-13)
+    assert torch.autograd.gradcheck(ours, (hidden,)) and torch.autograd.gradgradcheck(ours, (hidden,))
+
+
+@pytest.mark.parametrize("curvature", ["training_hessian", "training_gauss_newton"])
+@pytest.mark.parametrize(
+    "model", [{}, {"model": tiny_gpt2(tied=False), "trainable": "lm_head.*"}], ids=["block", "head"]
+)
+def test_graphs_that_are_not_kept_give_the_same_products(curvature: str, model: dict[str, object]) -> None:
+    texts = tiny_texts() | {"train": [article(1, 96)]}
+    kept, again = (tiny_problem(texts=texts, keep_graphs=size, **model) for size in (1 << 30, 0))
+    assert len(kept.batches("train")) == 3
+    point = kept.initial_point()
+    columns = normal(len(point.weights), 3).detach()
+    ours, theirs = getattr(kept, curvature)(point), getattr(again, curvature)(point)
+    torch.testing.assert_close(ours.matmat(columns), theirs.matmat(columns), rtol=0, atol=1e-14)
+    torch.testing.assert_close(ours.matmat(columns)[:, 1], ours.matvec(columns[:, 1]), rtol=0, atol=1e-14)
+
+
+def test_products_match_differences_of_gradients() -> None:
+    problem = tiny_problem(blocks=[0, 1])
+    point = problem.initial_point()
+    direction = normal(len(point.weights)).detach()
+    direction /= direction.norm()
+    ahead, behind = (
+        problem.training_gradient(point.moved(torch.zeros_like(point.hyper), direction, step)) for step in (1e-4, -1e-4)
+    )
+    product = problem.training_hessian(point).matvec(direction)
+    torch.testing.assert_close((ahead - behind) / 2e-4, product, rtol=1e-5, atol=1e-8)
+
+
+def test_bytes_of_a_graph_count_every_storage_once() -> None:
+    x = normal(100)
+    assert graph_bytes([x.exp().sum()]) == 800  # the exponential keeps its result
+    assert graph_bytes([(x * x).sum()], known=[x]) == 0
+    y = x.exp()
+    assert graph_bytes([y.sin().sum() + y.cos().sum()]) == 800  # both functions keep y
