@@ -3,9 +3,11 @@
 from lift_core.controls import HyperSearch, ImplicitHypergradient, MoreTraining, standard_controls
 from lift_core.curvature import (
     SR1,
+    Budget,
     Curvature,
     CurvatureModel,
     Exact,
+    Fisher,
     GaussNewton,
     HessianDiagonal,
     LowRank,
@@ -58,6 +60,7 @@ __all__ = [
     "BackendAnswer",
     "Batch",
     "BilevelProblem",
+    "Budget",
     "Candidate",
     "CheckpointError",
     "Cost",
@@ -68,6 +71,7 @@ __all__ = [
     "Direction",
     "DirectionMatrix",
     "Exact",
+    "Fisher",
     "GaussNewton",
     "GoldenSection",
     "GroupColumns",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -9,46 +11,81 @@ from torch import Tensor
 from lift_core.operators import LinearOperator
 
 
-def lanczos(
-    operator: LinearOperator, start: Float64[Tensor, " n"], rank: int, generator: torch.Generator
-) -> tuple[Float64[Tensor, "n k"], Float64[Tensor, " k"]]:
-    """Ritz vectors and values of a symmetric operator from ``rank`` products, with full reorthogonalisation.
+class KrylovSpace(NamedTuple):
+    """Ritz pairs, smallest value first.
 
-    A Krylov space that closes early (or a zero start) is continued with a random orthogonal vector.
+    Attributes:
+        vectors: orthonormal, n x k.
+        values: shape (k,).
+        residuals: ``‖A v - θ v‖`` of each pair, exact up to rounding.
     """
-    basis = start.new_zeros(rank, len(start))
-    diagonal, off = start.new_zeros(rank), start.new_zeros(rank)
-    vector = start
-    for k in range(rank):
-        length = vector.norm()
-        if length <= 1e-10 * max(1.0, float(diagonal.abs().max())) if k else length == 0:
-            vector = torch.randn(len(start), generator=generator, dtype=torch.float64)
-            vector = _orthogonalize(vector, basis[:k])
-            length, closed = vector.norm(), True
-        else:
-            closed = False
-        off[k] = 0.0 if closed or k == 0 else length
-        basis[k] = vector / length
-        product = operator.matvec(basis[k])
-        diagonal[k] = product @ basis[k]
-        vector = _orthogonalize(product, basis[: k + 1])
-    tridiagonal = torch.diag(diagonal) + torch.diag(off[1:], 1) + torch.diag(off[1:], -1)
-    values, rotation = torch.linalg.eigh(tridiagonal)
-    return basis.T @ rotation, values
+
+    vectors: Float64[Tensor, "n k"]
+    values: Float64[Tensor, " k"]
+    residuals: Float64[Tensor, " k"]
 
 
-def complement_mean(hessian: LinearOperator, vectors: Float64[Tensor, "n k"], probes: list[Tensor]) -> float:
-    """Mean eigenvalue on the complement of ``vectors``: ``Σ wᵀHw / Σ wᵀw`` over projected probes; 0 if it is empty."""
+def block_lanczos(
+    operator: LinearOperator, start: Float64[Tensor, " n"], rank: int, generator: torch.Generator, *, block: int = 1
+) -> KrylovSpace:
+    """Ritz pairs of a symmetric operator from ``rank`` products, with full reorthogonalisation.
+
+    The space starts from ``start`` and ``block - 1`` random vectors; where it closes early (or ``start`` is zero),
+    random vectors continue it.
+
+    Reference: Golub & Van Loan (2013), Matrix computations, section 10.3.
+    """
+    n = len(start)
+    basis, projected = start.new_zeros(rank, n), start.new_zeros(rank, rank)
+    wanted = torch.cat([start[None], _normal(block - 1, n, like=start, generator=generator)])
+    outside, done = wanted[:0], 0  # what products of the newest basis vectors have outside the space
+    while done < rank:
+        size = min(len(wanted), rank - done)
+        for row in range(size):
+            basis[done + row] = _next_direction(wanted[row], basis[: done + row], generator)
+        products = operator.matmat(basis[done : done + size].T).T
+        done += size
+        coefficients = products @ basis[:done].T
+        projected[done - size : done, :done] = coefficients
+        projected[:done, done - size : done] = coefficients.T
+        left_over = _orthogonalize(outside, basis[:done]) if size < len(wanted) else outside[:0]
+        outside = wanted = torch.cat([left_over, _orthogonalize(products, basis[:done])])
+    values, rotation = torch.linalg.eigh((projected + projected.T) / 2)
+    residuals = (rotation[done - len(outside) :].T @ outside).norm(dim=1)
+    return KrylovSpace((rotation.T @ basis).T, values, residuals)
+
+
+def _next_direction(vector: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """``vector`` without its part in ``rows``, of length one; a random direction where nothing is left of it."""
+    before = vector.norm()
+    left = _orthogonalize(vector[None], rows)[0]
+    if left.norm() <= 1e-10 * before:  # zero, too, where nothing came
+        left = _orthogonalize(_normal(1, len(vector), like=vector, generator=generator), rows)[0]
+    return left / left.norm()
+
+
+def _normal(count: int, n: int, *, like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(count, n, generator=generator, dtype=torch.float64).to(like.device)
+
+
+def complement_probes(
+    operator: LinearOperator, vectors: Float64[Tensor, "n k"], probes: list[Tensor]
+) -> tuple[Float64[Tensor, "n m"], Float64[Tensor, "n m"]]:
+    """Probes w projected onto the complement of ``vectors``, and their products ``A w``, as columns.
+
+    ``Σ wᵀAw / Σ wᵀw`` estimates the mean eigenvalue on the complement; on an empty complement both vanish.
+    """
+    columns = torch.stack(probes, dim=1)
     if vectors.shape[1] >= vectors.shape[0]:
-        return 0.0
-    projected = [probe - vectors @ (vectors.T @ probe) for probe in probes]
-    return float(sum(w @ hessian.matvec(w) for w in projected) / sum(w @ w for w in projected))
+        return torch.zeros_like(columns), torch.zeros_like(columns)
+    projected = columns - vectors @ (vectors.T @ columns)
+    return projected, operator.matmat(projected)
 
 
-def _orthogonalize(vector: Tensor, rows: Tensor) -> Tensor:
+def _orthogonalize(block: Tensor, rows: Tensor) -> Tensor:
     for _ in range(2):  # twice is enough (Parlett)
-        vector = vector - rows.T @ (rows @ vector)
-    return vector
+        block = block - (block @ rows.T) @ rows
+    return block
 
 
 def conjugate_gradient(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from lift_core.operators import LinearOperator, MatrixFree
@@ -92,14 +93,23 @@ class Metered(BilevelProblem):
     def training_gauss_newton(self, point: Point, batches: Sequence[Batch] | None = None) -> LinearOperator:
         return self._counting(self.inner.training_gauss_newton(point, batches), batches)
 
+    def sampled(self, point: Point, batch: Batch, generator: torch.Generator) -> Batch:
+        self._spend(Cost(evaluations=self._share([batch])))
+        return self.inner.sampled(point, batch, generator)
+
+    def example_gradients(self, point: Point, batch: Batch, *, limit: int | None = None) -> tuple[Tensor, list[int]]:
+        gradients, sizes = self.inner.example_gradients(point, batch, limit=limit)
+        self._spend(Cost(gradients=sum(sizes) / self._pass))
+        return gradients, sizes
+
     def _counting(self, operator: LinearOperator, batches: Sequence[Batch] | None) -> LinearOperator:
         share = 1.0 if batches is None else self._share(batches)
 
-        def matvec(vector: Tensor) -> Tensor:
-            self._spend(Cost(hvps=share))
-            return operator.matvec(vector)
+        def matmat(columns: Tensor) -> Tensor:
+            self._spend(Cost(hvps=share * columns.shape[1]))
+            return operator.matmat(columns)
 
-        return MatrixFree(operator.shape, matvec, device=operator.device)
+        return MatrixFree(operator.shape, lambda x: matmat(x[:, None])[:, 0], matmat=matmat, device=operator.device)
 
     def _share(self, batches: Sequence[Batch]) -> float:
         return sum(self.batch_size(batch) for batch in batches) / self._pass

@@ -167,6 +167,8 @@ class LPDirection(LineMove):
             "smallest_curvature": _number(built.smallest),
             "largest_curvature": _number(built.largest),
             "bulk_curvature": _number(built.bulk),
+            "bulk_error": _number(built.bulk_error),
+            "largest_ritz_residual": None if built.ritz_residuals is None else float(built.ritz_residuals.max()),
             "lower_gradient_norm": float(known.lower_gradient.norm()),
             "upper_gradient_norm": float(known.grad_weights.norm()),
             "rows": lps[0].num_rows,

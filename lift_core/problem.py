@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from jaxtyping import Float64
 from torch import Tensor
-from torch.func import grad, jacfwd, jvp, vjp
+from torch.func import grad, jacfwd, jvp, vjp, vmap
 
 from lift_core.operators import Dense, LinearOperator, MatrixFree
 from lift_core.regularizers import Regularizer
@@ -60,6 +60,8 @@ class BilevelProblem(ABC):
         hyper_lower, hyper_upper: bounds on λ, shape (p,).
         groups: named slices of θ (blocks, tensors, ...): what reports and radii speak of.
         metric_name: what `metric` turns a loss into.
+        columns_at_once: Hessian products that are formed at once by vmap; 1 where the loss has operations that vmap
+            does not know.
         suggested_search: settings of `lift run` that suit the problem, by flag name (``slack``, ``relative``, ...).
         hyper_in_training: whether L_train itself depends on λ (then `mixed` differentiates it).
     """
@@ -71,6 +73,7 @@ class BilevelProblem(ABC):
     hyper_upper: Float64[Tensor, " p"]
     groups: Mapping[str, slice]
     hyper_in_training: bool = False
+    columns_at_once: ClassVar[int] = 64
     metric_name: ClassVar[str] = "loss"
     suggested_search: ClassVar[Mapping[str, object]] = MappingProxyType({})
 
@@ -107,6 +110,10 @@ class BilevelProblem(ABC):
         raise TypeError(
             f"{type(self).__name__} does not describe outputs and output_loss, which Gauss-Newton curvature needs"
         )
+
+    def sampled(self, point: Point, batch: Batch, generator: torch.Generator) -> Batch:
+        """The batch with its targets drawn from the model's own predictions, for Fisher curvature. Optional."""
+        raise TypeError(f"{type(self).__name__} does not describe sampled, which Fisher curvature needs")
 
     def describe(self) -> str:
         """What tells this problem from another: a checkpoint is only resumed on the problem it was written for."""
@@ -153,6 +160,18 @@ class BilevelProblem(ABC):
         one = grad(self.training_loss, argnums=1)
         chosen = self.batches("train") if batches is None else batches
         return self._mean(lambda batch: one(point.hyper, point.weights, batch).detach(), chosen)
+
+    def example_gradients(
+        self, point: Point, batch: Batch, *, limit: int | None = None
+    ) -> tuple[Float64[Tensor, "examples n"], list[int]]:
+        """``∇_θ L_train`` of single examples, the first ``limit`` ones, and the size of each.
+
+        This default, by vmap, takes a batch to be a tuple of tensors whose first axis counts examples.
+        """
+        one = grad(self.training_loss, argnums=1)
+        few = tuple(part[:limit] for part in batch)
+        each = vmap(lambda example: one(point.hyper, point.weights, tuple(part[None] for part in example)))(few)
+        return each.detach(), [1] * len(each)
 
     def lower_gradient(self, point: Point) -> Float64[Tensor, " n"]:
         """``r = ∇_θ f`` over the training split."""
@@ -221,13 +240,21 @@ class BilevelProblem(ABC):
     ) -> MatrixFree:
         sizes = [self.batch_size(batch) for batch in batches]
 
-        def matvec(vector: Tensor) -> Tensor:
-            total = torch.zeros_like(vector)
+        def matmat(columns: Tensor) -> Tensor:
+            return torch.cat([_together(part) for part in columns.split(self.columns_at_once, dim=1)], dim=1)
+
+        def _together(columns: Tensor) -> Tensor:
+            total = torch.zeros_like(columns)
             for product, size in zip(products, sizes, strict=True):
-                total += size / sum(sizes) * product(vector).detach()
+                several = (
+                    vmap(product, in_dims=1, out_dims=1)
+                    if columns.shape[1] > 1
+                    else lambda x, f=product: f(x[:, 0])[:, None]
+                )
+                total += size / sum(sizes) * several(columns).detach()
             return total
 
-        return MatrixFree(len(like), matvec, device=like.device)
+        return MatrixFree(len(like), lambda x: matmat(x[:, None])[:, 0], matmat=matmat, device=like.device)
 
 
 def _hessian_product(gradient: Callable[[Tensor], Tensor], at: Tensor) -> Callable[[Tensor], Tensor]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, cast, get_args
 
@@ -265,6 +266,27 @@ class LanguageModel(BilevelProblem):
         mean = self._batch_mean(self.batches("train") if batches is None else batches)
         outputs, curvature = (self._logits, self._curved_logits) if self._head is None else (self._hidden, self._curved)
         return gauss_newton(self._layout, point.weights, outputs, curvature, mean, keep_bytes=self.keep_graphs)
+
+    def sampled(self, point: Point, batch: TokenBatch, generator: torch.Generator) -> TokenBatch:
+        """The batch with every predicted token drawn from the model, its inputs being the text's own."""
+        named = self.named_weights(point.weights)
+        drawn: list[Tensor] = []
+        for one in batch.examples():  # the logits of one block at a time
+            with torch.no_grad():
+                probabilities = self._logits(named, one)[0].softmax(-1).cpu()
+            drawn.append(torch.multinomial(probabilities, 1, generator=generator)[:, 0])
+        return replace(batch, drawn=torch.stack(drawn).to(batch.ids.device))
+
+    def example_gradients(
+        self, point: Point, batch: TokenBatch, *, limit: int | None = None
+    ) -> tuple[Tensor, list[int]]:
+        """Gradients of single blocks, in the network's precision, and their numbers of predicted tokens."""
+        leaves, examples = self._layout.leaves(point.weights), list(islice(batch.examples(), limit))
+        rows = torch.empty(len(examples), len(point.weights), dtype=self._layout.dtype, device=self.device)
+        for row, one in zip(rows, examples, strict=True):
+            row.zero_()
+            self._layout.add(row, torch.autograd.grad(self._loss(leaves, one), list(leaves.values())), 1.0)
+        return rows, [self.batch_size(one) for one in examples]
 
     # -- how it is computed -------------------------------------------------------------------------------------
 

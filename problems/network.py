@@ -106,6 +106,11 @@ class Network(BilevelProblem):
     def output_loss(self, hyper: Tensor, outputs: Tensor, batch: Batch) -> Tensor:
         return cross_entropy(outputs, batch[1])
 
+    def sampled(self, point: Point, batch: Batch, generator: torch.Generator) -> Batch:
+        """Classes drawn from the predicted probabilities."""
+        probabilities = self.outputs(point.weights, batch).softmax(-1)
+        return batch[0], torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+
     def describe(self) -> str:
         sizes = [self.num_examples(split) for split in get_args(Split)]
         return f"{super().describe()}, split {sizes}, initial strength {self.initial_strength}, seed {self.seed}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -47,15 +47,23 @@ class TokenBatch:
     Attributes:
         ids: shape (blocks, block_length).
         inputs: the hidden states that enter the first tuned block, (blocks, block_length, width), or the ids.
+        drawn: tokens to predict instead of the text's own.
     """
 
     ids: Int64[Tensor, "blocks length"]
     inputs: Tensor
+    drawn: Int64[Tensor, "blocks length-1"] | None = None
 
     @property
     def targets(self) -> Int64[Tensor, "blocks length-1"]:
         """The predicted tokens: all but the first of each block."""
-        return self.ids[:, 1:]
+        return self.ids[:, 1:] if self.drawn is None else self.drawn
+
+    def examples(self) -> Iterator[TokenBatch]:
+        """Batches of one block each."""
+        for index in range(len(self.ids)):
+            row = slice(index, index + 1)
+            yield TokenBatch(self.ids[row], self.inputs[row], None if self.drawn is None else self.drawn[row])
 
 
 class TokenBatches(Sequence[TokenBatch]):

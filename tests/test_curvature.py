@@ -10,6 +10,7 @@ from lift_core import (
     CurvatureModel,
     Dense,
     Exact,
+    Fisher,
     GaussNewton,
     HessianDiagonal,
     LowRank,
@@ -18,7 +19,8 @@ from lift_core import (
     Point,
     build_curvature,
 )
-from lift_core.krylov import complement_mean, conjugate_gradient, lanczos
+from lift_core.curvature.guard import NondeterministicError
+from lift_core.krylov import block_lanczos, complement_probes, conjugate_gradient
 from problems import Network, Quadratic
 
 
@@ -107,25 +109,82 @@ def test_low_rank_error_falls_with_rank() -> None:
     assert errors[2] < 0.05
 
 
-def test_lanczos_pairs_match_eigh_and_survive_a_closed_krylov_space() -> None:
+@pytest.mark.parametrize("block", [1, 4, 7])
+def test_lanczos_pairs_match_eigh_and_survive_a_closed_krylov_space(block: int) -> None:
     matrix = symmetric(30, seed=0)
-    vectors, values = lanczos(Dense(matrix), torch.ones(30).double(), 30, torch.Generator().manual_seed(0))
-    torch.testing.assert_close(values, torch.linalg.eigvalsh(matrix), rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(vectors.T @ vectors, torch.eye(30).double(), rtol=0, atol=1e-10)
+    wanted = torch.linalg.eigvalsh(matrix)
     eigenvector = torch.linalg.eigh(matrix).eigenvectors[:, 3]
-    for start in (eigenvector, torch.zeros(30).double()):
-        _, values = lanczos(Dense(matrix), start, 30, torch.Generator().manual_seed(0))
-        torch.testing.assert_close(values, torch.linalg.eigvalsh(matrix), rtol=1e-7, atol=1e-7)
+    for start in (torch.ones(30).double(), eigenvector, torch.zeros(30).double()):
+        space = block_lanczos(Dense(matrix), start, 30, torch.Generator().manual_seed(0), block=block)
+        torch.testing.assert_close(space.values, wanted, rtol=1e-8, atol=1e-8)
+        torch.testing.assert_close(space.vectors.T @ space.vectors, torch.eye(30).double(), rtol=0, atol=1e-10)
+        assert float(space.residuals.max()) < 1e-8
 
 
-def test_complement_mean_is_the_mean_of_the_unseen_eigenvalues() -> None:
+@pytest.mark.parametrize("block", [1, 3])
+def test_ritz_residuals_are_those_of_the_pairs(block: int) -> None:
+    matrix = symmetric(60, seed=4)
+    space = block_lanczos(Dense(matrix), torch.ones(60).double(), 13, torch.Generator().manual_seed(0), block=block)
+    assert space.vectors.shape == (60, 13)
+    residuals = (matrix @ space.vectors - space.vectors * space.values).norm(dim=0)
+    torch.testing.assert_close(space.residuals, residuals, rtol=1e-8, atol=1e-10)
+    assert float(space.residuals.max()) > 1e-3
+
+
+def test_complement_probes_estimate_the_mean_of_the_unseen_eigenvalues() -> None:
     matrix = symmetric(200, seed=1, low=1.0, high=2.0)
     values, vectors = torch.linalg.eigh(matrix)
     generator = torch.Generator().manual_seed(0)
     probes = [torch.randn(200, generator=generator, dtype=torch.float64) for _ in range(50)]
-    estimate = complement_mean(Dense(matrix), vectors[:, 150:], probes)
-    assert estimate == pytest.approx(float(values[:150].mean()), rel=0.02)
-    assert complement_mean(Dense(matrix), vectors, probes) == 0.0
+    signs, products = complement_probes(Dense(matrix), vectors[:, 150:], probes)
+    torch.testing.assert_close(vectors[:, 150:].T @ signs, torch.zeros(50, 50).double(), rtol=0, atol=1e-12)
+    assert float((signs * products).sum() / signs.square().sum()) == pytest.approx(float(values[:150].mean()), rel=0.02)
+    assert not any(part.any() for part in complement_probes(Dense(matrix), vectors, probes))
+
+
+@pytest.mark.parametrize("bulk", ["trace", "groups", "diagonal"])
+def test_the_bulk_has_the_trace_of_what_the_ritz_pairs_leave_over(bulk: str) -> None:
+    problem = Network()
+    point = trained(problem)
+    model = LowRank(rank=30, bulk=bulk, num_probes=64)
+    built = build_curvature(model, problem, point, start=start_of(problem, point))
+    assert built.bulk is not None and built.bulk_error is not None and built.ritz_residuals is not None
+    wanted = float(torch.trace(dense_twin(problem, point)))
+    assert float(torch.trace(built.hessian.to_dense())) == pytest.approx(wanted, abs=4 * 610 * built.bulk_error)
+    assert built.num_hvps == 94 == model.budget(610).num_hvps
+    kinds = {"trace": range(1, 2), "groups": range(4, 5), "diagonal": range(300, 611)}  # some pixels are always zero
+    data = built.hessian.diagonal - problem.regularizer.hessian(point.hyper, point.weights).diagonal
+    assert len(torch.unique(data.round(decimals=12))) in kinds[bulk]
+
+
+def test_fisher_tends_to_gauss_newton_and_keeps_its_trace() -> None:
+    problem = Network(num_train=400)
+    point = trained(problem)
+    start = start_of(problem, point)
+    wanted = build_curvature(GaussNewton(), problem, point, start=start).hessian.to_dense()
+    errors = [float((fisher_mean(problem, point, start, draws) - wanted).norm() / wanted.norm()) for draws in (1, 16)]
+    assert errors[1] < 0.5 * errors[0] and errors[1] < 0.2
+    whole, cut = (
+        build_curvature(Fisher(rank=rank), problem, point, start=start).hessian.to_dense() for rank in (400, 20)
+    )
+    assert float(torch.trace(cut)) == pytest.approx(float(torch.trace(whole)), rel=1e-6)
+    top = torch.linalg.eigvalsh(whole)[-20:]
+    torch.testing.assert_close(torch.linalg.eigvalsh(cut)[-20:], top, rtol=1e-2, atol=1e-2)
+
+
+def fisher_mean(problem: Network, point: Point, start: Tensor, draws: int) -> Tensor:
+    built = [build_curvature(Fisher(rank=400), problem, point, start=start, seed=seed) for seed in range(draws)]
+    return sum(one.hessian.to_dense() for one in built) / draws
+
+
+def test_fisher_uses_the_examples_it_was_given() -> None:
+    problem = Network(num_train=50)
+    point = trained(problem)
+    batch = problem.sampled(point, problem.batches("train")[0], torch.Generator().manual_seed(0))
+    rows, sizes = problem.example_gradients(point, batch, limit=7)
+    assert rows.shape == (7, 610) and sizes == [1] * 7
+    single = problem.training_gradient(point, [tuple(part[3:4] for part in batch)])
+    torch.testing.assert_close(rows[3], single, rtol=1e-10, atol=1e-12)
 
 
 def test_hutchinson_diagonal_converges_and_is_exact_for_diagonals() -> None:
@@ -178,7 +237,7 @@ def test_sr1_satisfies_the_newest_secant_equation_and_skips_useless_pairs() -> N
     torch.testing.assert_close(built.hessian.matvec(s), y, rtol=1e-8, atol=1e-10)
 
 
-MODELS = [Exact, GaussNewton, LowRank, SR1, HessianDiagonal]
+MODELS = [Exact, GaussNewton, LowRank, Fisher, SR1, HessianDiagonal]
 
 
 @pytest.mark.parametrize("model", [Exact, LowRank, SR1, HessianDiagonal], ids=lambda model: model.name)
@@ -219,6 +278,47 @@ def test_conjugate_gradient_solves_and_stops_at_negative_curvature() -> None:
     assert torch.equal(solution, right)
 
 
+def build_limited(model: CurvatureModel) -> None:
+    problem = Network()
+    build_curvature(model, problem, problem.initial_point(), start=torch.ones(610).double())
+
+
+class Forgetful(Network):
+    """What an active dropout, or a shuffled split, looks like from outside."""
+
+    def __init__(self, mistake: str) -> None:
+        super().__init__()
+        self.mistake, self.calls = mistake, 0
+
+    def batches(self, split):
+        self.calls += 1
+        (whole,) = super().batches(split)
+        if self.mistake == "shuffled":
+            order = torch.randperm(len(whole[0]), generator=torch.Generator().manual_seed(self.calls))[:200]
+            return [tuple(part[order] for part in whole)]
+        return [whole] * (1 + self.calls % 2) if self.mistake == "length" else [whole]
+
+    def outputs(self, weights, batch):
+        self.calls += 1
+        return super().outputs(weights, batch) * (1 + 0.01 * self.calls * (self.mistake == "dropout"))
+
+    def training_hessian(self, point, batches=None):
+        exact = super().training_hessian(point, batches)
+        ramp = torch.linspace(0, 1, exact.shape[0], dtype=torch.float64)
+        if self.mistake == "asymmetric":
+            return MatrixFree(exact.shape, lambda x: ramp * exact.matvec(x))
+        return MatrixFree(exact.shape, lambda x: exact.matvec(x).abs()) if self.mistake == "bent" else exact
+
+
+@pytest.mark.parametrize("mistake", ["shuffled", "length", "dropout", "asymmetric", "bent"])
+def test_contradicting_oracles_are_refused(mistake: str) -> None:
+    problem = Forgetful(mistake)
+    start = torch.ones(610).double()
+    with pytest.raises(NondeterministicError, match=r"two passes|batches at one call|not a symmetric linear map"):
+        build_curvature(LowRank(rank=2), problem, problem.initial_point(), start=start)
+    build_curvature(LowRank(rank=2, check=False), problem, problem.initial_point(), start=start)
+
+
 @pytest.mark.parametrize(
     ("make", "match"),
     [
@@ -226,6 +326,11 @@ def test_conjugate_gradient_solves_and_stops_at_negative_curvature() -> None:
         (lambda: LowRank(bulk="mean"), "bulk"),
         (lambda: LowRank(bulk=float("nan")), "bulk"),
         (lambda: LowRank(num_probes=0), "num_probes"),
+        (lambda: LowRank(block=0), "block"),
+        (lambda: Fisher(samples=0), "samples"),
+        (lambda: Fisher(rank=0), "rank"),
+        (lambda: Exact(memory_limit=0), "memory_limit"),
+        (lambda: build_limited(LowRank(memory_limit=1000)), r"LowRank needs .* GiB for 610 weights, more than"),
         (lambda: HessianDiagonal(method="exact"), "method"),
         (lambda: HessianDiagonal(num_probes=0), "num_probes"),
         (lambda: Exact(definiteness="positive"), "definiteness"),

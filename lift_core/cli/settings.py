@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from lift_core.cli.options import check_options, plugin_class
 from lift_core.controls import standard_controls
-from lift_core.curvature import SR1, CurvatureModel, Exact, GaussNewton, HessianDiagonal, LowRank
+from lift_core.curvature import SR1, CurvatureModel, Exact, Fisher, GaussNewton, HessianDiagonal, LowRank
 from lift_core.direction import Rows, TrustBox
 from lift_core.line_search import Armijo, GoldenSection, LineSearch
 from lift_core.lp import LPBackend
@@ -21,7 +21,7 @@ from lift_core.search import LocalSearch
 from lift_core.training import Trainer
 
 CONFIG = "config.json"
-CURVATURES = {model.name: model for model in (Exact, GaussNewton, LowRank, SR1, HessianDiagonal)}
+CURVATURES = {model.name: model for model in (Exact, GaussNewton, LowRank, Fisher, SR1, HessianDiagonal)}
 LineSearchName = Literal["golden", "armijo"]
 
 
