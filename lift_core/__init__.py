@@ -21,17 +21,8 @@ from lift_core.direction import (
     slack_path_lps,
 )
 from lift_core.line_search import Armijo, GoldenSection, LineSearch, LineSearchResult
-from lift_core.lp import (
-    BackendAnswer,
-    KKTResiduals,
-    LinearProgram,
-    LPBackend,
-    LPSolution,
-    LPStart,
-    LPStatus,
-    solve_lp,
-    solve_lps,
-)
+from lift_core.lp.record import BackendAnswer, LinearProgram, LPBackend, LPStart, LPStatus
+from lift_core.lp.verdict import KKTResiduals, LPSolution, solve_lp, solve_lps
 from lift_core.metering import Cost, Metered
 from lift_core.moves import Candidate, Direction, LineMove, LPDirection, Move, NegativeGradient, SignGradient, Situation
 from lift_core.operators import (
