@@ -1,9 +1,29 @@
-"""What the adapters to solvers of explicit programs share: scaling, tolerances, the test for an unchanged matrix."""
+"""What the adapters to solvers share: finding the solver's package, scaling, tolerances, unchanged matrices."""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
+
+from lift_core.plugins import install_command
+
+
+def import_package(module: str) -> Any:
+    """A solver's module, imported when it is needed.
+
+    Raises:
+        ModuleNotFoundError: with the command that installs it.
+    """
+    package = module.partition(".")[0]
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"this needs the package {package}: {install_command(package)}", name=package
+        ) from error
 
 
 def cost_scale(c: np.ndarray) -> float:
