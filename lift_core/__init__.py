@@ -38,6 +38,7 @@ from lift_core.operators import (
 from lift_core.problem import Batch, BilevelProblem, Point, Split
 from lift_core.records import CheckpointError, SearchStatus
 from lift_core.regularizers import L2, L2SP, Regularizer, SmoothedL1
+from lift_core.saved_lp import load_lp, save_lp
 from lift_core.search import LocalSearch, SearchResult
 from lift_core.training import Trainer
 
@@ -101,6 +102,8 @@ __all__ = [
     "closed_form",
     "direction_lp",
     "linearize",
+    "load_lp",
+    "save_lp",
     "slack_path_lps",
     "solve_lp",
     "solve_lps",
