@@ -61,7 +61,8 @@ def missing_packages(module: str) -> list[str]:
             case ast.ImportFrom(module=str(name), level=0):
                 names.add(name)
             case ast.Call(
-                func=ast.Name(id="import_module" | "import_package"), args=[ast.Constant(value=str(name)), *_]
+                func=ast.Name(id="import_module" | "import_package" | "require_package"),
+                args=[ast.Constant(value=str(name)), *_],
             ):
                 names.add(name)
             case _:
