@@ -237,6 +237,12 @@ def test_a_ray_without_a_feasible_point_proves_dual_infeasibility_and_no_more(po
     assert (solution.status, solution.certified) == (LPStatus.INFEASIBLE_OR_UNBOUNDED, True)
 
 
+def test_a_ray_with_a_feasible_point_settles_what_a_solver_could_not_tell() -> None:
+    answer = BackendAnswer(vector(1.0, 1.0), None, LPStatus.INFEASIBLE_OR_UNBOUNDED)
+    solution = judge(UNBOUNDED, answer, scripted(vector(0.0, 0.0), None), 0.0)
+    assert (solution.status, solution.certified) == (LPStatus.UNBOUNDED, True)
+
+
 def test_an_infeasible_program_with_a_recession_ray_is_not_called_unbounded() -> None:
     """min -x1 with x2 >= 1, x2 <= 0: x1 falls without end, but there is no point to start from."""
     rows = {"row_lower": [1.0, -INF], "row_upper": [INF, 0.0]}

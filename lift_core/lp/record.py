@@ -170,8 +170,9 @@ class LPStart(NamedTuple):
 class BackendAnswer(NamedTuple):
     """What a backend returns, and all that it returns.
 
-    For `INFEASIBLE` put a Farkas ray into ``y`` and for `UNBOUNDED` a recession ray into ``x`` where the solver has
-    one; `solve_lp` then verifies it, and for `UNBOUNDED` asks the backend for a feasible point besides.
+    For `INFEASIBLE` put a Farkas ray into ``y``, for `UNBOUNDED` (and for `INFEASIBLE_OR_UNBOUNDED`) a recession ray
+    into ``x`` where the solver has one; `solve_lp` verifies it, and tells the last two apart by looking for a feasible
+    point.
     """
 
     x: Float64[Tensor, " n"] | None

@@ -14,6 +14,8 @@ from torch import Tensor
 from lift_core.lp.record import BackendAnswer, LinearProgram, LPBackend, LPStart, LPStatus
 from lift_core.operators import LinearOperator
 
+_DUAL_INFEASIBLE = (LPStatus.UNBOUNDED, LPStatus.INFEASIBLE_OR_UNBOUNDED)
+
 
 @dataclass(frozen=True)
 class KKTResiduals:
@@ -64,9 +66,9 @@ def solve_lp(lp: LinearProgram, backend: LPBackend, *, start: LPStart | None = N
     """Solve ``lp`` with ``backend`` and judge the answer.
 
     The status is `OPTIMAL` exactly when the recomputed residuals meet ``backend.rtol``, whatever the solver said; a
-    claim of optimality that misses them becomes `INACCURATE`. A recession ray proves an unbounded program only if there
-    is a feasible point: ``backend`` is asked for one by solving the program without costs, which takes up to its time
-    limit once more. Where it finds none, the verdict is `INFEASIBLE_OR_UNBOUNDED`.
+    claim of optimality that misses them becomes `INACCURATE`. A recession ray proves that the program is unbounded only
+    if there is a feasible point: ``backend`` is asked for one by solving the program without costs, which takes up to
+    its time limit once more. Where it finds none, the verdict is `INFEASIBLE_OR_UNBOUNDED`.
 
     Raises:
         ValueError: if products with A are not finite or have the wrong shape.
@@ -104,11 +106,10 @@ def judge(lp: LinearProgram, answer: BackendAnswer, backend: LPBackend, seconds:
     objective, bound, kkt = math.nan, -math.inf, KKTResiduals(math.inf, math.inf, math.inf)
     if status is LPStatus.INFEASIBLE:
         certified = proves_infeasible(lp, y)
-    elif status is LPStatus.UNBOUNDED:
-        certified = proves_unbounded(lp, x)
-        if certified and not _finds_feasible_point(lp, backend):
-            status = LPStatus.INFEASIBLE_OR_UNBOUNDED
-    elif torch.isfinite(x).all() and torch.isfinite(y).all():
+    elif status in _DUAL_INFEASIBLE and proves_unbounded(lp, x):
+        certified, feasible = True, _finds_feasible_point(lp, backend)
+        status = LPStatus.UNBOUNDED if feasible else LPStatus.INFEASIBLE_OR_UNBOUNDED
+    elif status is not LPStatus.UNBOUNDED and torch.isfinite(x).all() and torch.isfinite(y).all():
         objective, bound, kkt = kkt_residuals(lp, x, y)
         if kkt.worst <= backend.rtol:
             status = LPStatus.OPTIMAL
