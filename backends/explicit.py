@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,21 @@ def import_package(module: str) -> Any:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"this needs the package {package}: {install_command(package)}", name=package
-        ) from error
+        raise _missing(package) from error
+
+
+def require_package(package: str) -> None:
+    """Make sure that a package which another process imports is there.
+
+    Raises:
+        ModuleNotFoundError: with the command that installs it.
+    """
+    if find_spec(package) is None:
+        raise _missing(package)
+
+
+def _missing(package: str) -> ModuleNotFoundError:
+    return ModuleNotFoundError(f"this needs the package {package}: {install_command(package)}", name=package)
 
 
 def cost_scale(c: np.ndarray) -> float:
