@@ -92,15 +92,14 @@ def reply_of(result: Any, num_columns: int, num_rows: int) -> dict[str, Any]:
     """Reason, limit, points and rays of MathOpt's SolveResultProto."""
     results = import_module("ortools.math_opt.result_pb2")
     termination, stats = result.termination, result.solve_stats
-    point = result.solutions[0] if result.solutions else None
-    has_primal = point is not None and point.HasField("primal_solution")
-    has_dual = point is not None and point.HasField("dual_solution")
+    primal = [point.primal_solution for point in result.solutions if point.HasField("primal_solution")]
+    dual = [point.dual_solution for point in result.solutions if point.HasField("dual_solution")]
     rays = result.primal_rays, result.dual_rays
     return {
         "reason": results.TerminationReasonProto.Name(termination.reason).removeprefix("TERMINATION_REASON_"),
         "limit": results.LimitProto.Name(termination.limit).removeprefix("LIMIT_"),
-        "x": dense(point.primal_solution.variable_values, num_columns) if has_primal else None,
-        "y": dense(point.dual_solution.dual_values, num_rows) if has_dual else None,
+        "x": dense(primal[0].variable_values, num_columns) if primal else None,
+        "y": dense(dual[0].dual_values, num_rows) if dual else None,
         "primal_ray": dense(rays[0][0].variable_values, num_columns) if rays[0] else None,
         "dual_ray": dense(rays[1][0].dual_values, num_rows) if rays[1] else None,
         "iterations": int(stats.simplex_iterations + stats.first_order_iterations),

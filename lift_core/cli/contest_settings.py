@@ -165,7 +165,8 @@ def read_settings(folder: Path) -> ContestSettings:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if values.pop("command", "run") != "compare":
             raise TypeError("it belongs to another command")
-        return ContestSettings(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+        tuples: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return ContestSettings(**tuples)
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged or not written by lift compare ({error})") from error
 
