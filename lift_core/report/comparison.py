@@ -97,7 +97,7 @@ def _means_table(means: Sequence[Document]) -> str:
             Cell(seconds(mean["mean_seconds"])),
             number_cell(mean["mean_iterations"]),
         ]
-        for mean in means
+        for mean in sorted(means, key=lambda mean: -mean["rtol"])
     ]
     caption = (
         "Geometric means shifted by 1 s and by 1 iteration. An unsolved program counts as the whole time limit; "

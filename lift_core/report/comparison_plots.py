@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from lift_core.comparison import is_solved
-from lift_core.report.svg import INK, category, inline_svg, log_axis, shorten
+from lift_core.report.svg import INK, MUTED, category, inline_svg, log_axis, shorten
 
 Facts = Mapping[str, Any]
 _FLOOR = 1e-17
@@ -58,6 +58,7 @@ def size_plot(answers: Sequence[Facts], backends: Sequence[str], rtol: float, ti
             axes.plot([size for size, _ in solved], [time for _, time in solved], _MARKERS[index // 7 % len(_MARKERS)],
                       color=category(index), label=shorten(backend, 22), markersize=4.5, alpha=0.85)  # fmt: skip
             axes.plot([size for size, _ in missed], [time for _, time in missed], "x", color=category(index))
+        axes.axhline(time_limit, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="time limit")
         log_axis(axes, "x", [_size(answer) for answer in answers])
         log_axis(axes, "y", [_time(answer) for answer in answers if is_solved(answer)] + [time_limit])
         _label(axes, "size of the program", "seconds")
