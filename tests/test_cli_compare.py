@@ -86,23 +86,16 @@ def test_a_family_has_every_combination(tmp_path: Path) -> None:
     assert record["means"][0]["solved"] == record["means"][0]["of"] == 8
 
 
-def test_long_names_are_not_cut_when_the_table_goes_to_a_pipe(tmp_path: Path) -> None:
+def test_long_names_are_not_cut_when_the_table_goes_to_a_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     name = "a_program_with_a_name_that_is_much_longer_than_a_column_of_a_terminal_would_ever_want_to_be.mps"
     (tmp_path / name).write_text(MPS)
-    command = [
-        sys.executable,
-        "-m",
-        "lift_core.cli",
-        "compare",
-        str(tmp_path / name),
-        "--backends",
-        "highs",
-        "--rtol",
-        "1e-4",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    lines = [line for line in done.stdout.splitlines() if name in line]
-    assert len(lines) == 1 and "OPTIMAL" in lines[0] and "…" not in done.stdout
+    monkeypatch.setenv("COLUMNS", "80")
+    assert compare(str(tmp_path / name), "--backends", "highs", "--rtol", "1e-4") == 0
+    shown = capsys.readouterr().out
+    lines = [line for line in shown.splitlines() if name in line]
+    assert len(lines) == 1 and "OPTIMAL" in lines[0] and "…" not in shown
 
 
 # -- answers that are wrong or missing ----------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def program_files(paths: Iterable[str | Path], *, read_mps: Reader) -> list[Prog
     return [
         Program(
             file.name if names.count(file.name) == 1 else str(file),
-            hashlib.sha256(file.read_bytes()).hexdigest()[:16],
+            _digest(file),
             lambda file=file: load_lp(file) if file.suffix == SUFFIX else read_mps(file),
         )
         for file in files
@@ -174,6 +174,11 @@ def _files(text: str) -> Iterator[Path]:
         what = "a folder without such files" if path.is_dir() else "which is no file and matches none"
         raise ValueError(f"LP: expected {_wanted()}, a folder or a pattern, got {text}, {what}")
     yield from found
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _wanted() -> str:
