@@ -28,7 +28,6 @@ STATUSES = {
     "IterationLimit": LPStatus.ITERATION_LIMIT,
     "TimeLimit": LPStatus.TIME_LIMIT,
     "PrimalFeasible": LPStatus.FAILED,
-    "ConcurrentLimit": LPStatus.FAILED,
 }
 """cuOpt's LPTerminationStatus by name; one that is missing here is `LPStatus.FAILED`."""
 
