@@ -61,7 +61,8 @@ def test_files_folders_and_patterns(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 def test_one_backend_enters_under_two_labels(tmp_path: Path) -> None:
     words = ["--backends", "simplex=highs, ipm=highs", "--backend-set", "simplex.method=simplex"]
-    assert compare(str(NETLIB / "afiro.mps"), *words, "--backend-set", "ipm.method=ipm", "--out", str(tmp_path)) == 0
+    words += ["--backend-set", "ipm.method=ipm", "--rtol", "1e-6", "--repeats", "1", "--out", str(tmp_path)]
+    assert compare(str(NETLIB / "afiro.mps"), *words) == 0
     options = {answer["backend"]: answer["options"] for answer in read(tmp_path)["answers"]}
     assert "method='simplex'" in options["simplex"] and "method='ipm'" in options["ipm"]
 
@@ -186,7 +187,7 @@ def test_a_backend_without_its_package_is_refused_with_the_command(
 
 # -- interruptions ------------------------------------------------------------------------------------------------
 
-MANY = ["--family", "direction", "--sizes", "60,70,80,90,100,110", "--rank", "dense", "--rtol", "1e-4,1e-6"]
+MANY = ["--family", "direction", "--sizes", "60,70,80,90,100,110", "--rank", "dense", "--rtol", "1e-4"]
 PAIR = ["--backends", "highs,interior_point", "--repeats", "1"]
 
 
@@ -198,18 +199,18 @@ def start(*words: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_comparison_resumes_with_the_cells_that_it_has(tmp_path: Path, stop: signal.Signals) -> None:
     process, cells = start(*MANY, *PAIR, "--out", str(tmp_path)), tmp_path / CELLS
-    while process.poll() is None and len(list(cells.glob("*.json"))) < 3:
+    while process.poll() is None and len(list(cells.glob("*.json"))) < 2:
         time.sleep(0.005)
     process.send_signal(stop)
     _, errors = process.communicate(timeout=60)
     kept = {path: path.stat().st_mtime_ns for path in cells.glob("*.json")}
-    assert 3 <= len(kept) < 24, "it was not interrupted at work"
+    assert 2 <= len(kept) < 12, "it was not interrupted at work"
     if stop == signal.SIGINT:
         assert process.returncode == 130 and "Traceback" not in errors
         assert f"continue with: lift compare --resume {tmp_path}" in errors
     assert not (tmp_path / "compare.json").exists()
     assert compare("--resume", str(tmp_path), "--quiet") == 0
-    assert len(read(tmp_path)["answers"]) == 24 == len(list(cells.glob("*.json")))
+    assert len(read(tmp_path)["answers"]) == 12 == len(list(cells.glob("*.json")))
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
@@ -239,12 +240,12 @@ def test_the_folder_of_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_the_page_is_self_contained_and_has_every_plot(tmp_path: Path) -> None:
-    words = [str(NETLIB), "--backends", "highs,interior_point", "--repeats", "1", "--time-limit", "5"]
+    words = [str(NETLIB), "--backends", "highs,interior_point", "--repeats", "1", "--time-limit", "5", "--rtol", "1e-6"]
     assert compare(*words, "--out", str(tmp_path)) == 0
     page = (tmp_path / "compare.html").read_text(encoding="utf-8")
     for title in ("Performance profile", "Time against size", "Residual against time"):
         assert title in page
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 3
     assert not re.search(r'(?:src|href)="(?!#)', page) and "http" not in re.sub(r"https?://www\.w3\.org\S*", "", page)
     embedded = re.search(r'id="lift-result">(.*?)</script>', page, re.DOTALL)
     assert embedded is not None and json.loads(embedded[1]) == read(tmp_path)
@@ -265,4 +266,3 @@ def test_a_run_saves_its_direction_lps_for_a_comparison(tmp_path: Path) -> None:
     out = tmp_path / "compared"
     assert compare(str(tmp_path / "lps"), "--backends", "highs", "--rtol", "1e-6", "--out", str(out)) == 0
     assert [answer["objective"] for answer in read(out)["answers"]] == pytest.approx(wanted)
-    assert main(["run", "--resume", str(tmp_path), "--quiet"]) == 0, "saving is no part of the settings"
