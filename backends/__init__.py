@@ -1,12 +1,15 @@
-"""Ways to solve linear programs: `HiGHS` and `Pyomo` for explicit ones, `PDLP` and `InteriorPoint` for any.
+"""Ways to solve linear programs: `PDLP` and `InteriorPoint` for any, adapters to other solvers for explicit ones.
 
 Importing this package imports no solver package; each adapter does that when it solves.
 """
 
+from backends.cuopt import CuOpt
+from backends.cupdlpx import CuPDLPx
 from backends.highs import HiGHS
 from backends.interior_point import InteriorPoint
 from backends.mps import read_mps
+from backends.ortools import ORTools
 from backends.pdlp import PDLP
 from backends.pyomo import Pyomo
 
-__all__ = ["PDLP", "HiGHS", "InteriorPoint", "Pyomo", "read_mps"]
+__all__ = ["PDLP", "CuOpt", "CuPDLPx", "HiGHS", "InteriorPoint", "ORTools", "Pyomo", "read_mps"]

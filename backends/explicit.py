@@ -1,9 +1,42 @@
-"""What the adapters to solvers of explicit programs share: scaling, tolerances, the test for an unchanged matrix."""
+"""What the adapters to solvers share: finding the solver's package, scaling, tolerances, unchanged matrices."""
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
+
+from lift_core.plugins import install_command
+
+
+def import_package(module: str) -> Any:
+    """A solver's module, imported when it is needed.
+
+    Raises:
+        ModuleNotFoundError: with the command that installs it.
+    """
+    package = module.partition(".")[0]
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise _missing(package) from error
+
+
+def require_package(package: str) -> None:
+    """Make sure that a package which another process imports is there.
+
+    Raises:
+        ModuleNotFoundError: with the command that installs it.
+    """
+    if find_spec(package) is None:
+        raise _missing(package)
+
+
+def _missing(package: str) -> ModuleNotFoundError:
+    return ModuleNotFoundError(f"this needs the package {package}: {install_command(package)}", name=package)
 
 
 def cost_scale(c: np.ndarray) -> float:

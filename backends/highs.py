@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -18,7 +17,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from backends.explicit import cost_scale, feasibility_tolerance, same_matrix
+from backends.explicit import cost_scale, feasibility_tolerance, import_package, same_matrix
 from lift_core.lp import BackendAnswer, ExplicitLP, LinearProgram, LPBackend, LPStart, LPStatus
 
 METHODS = ("choose", "simplex", "ipm", "hipo", "pdlp", "hipdlp")
@@ -145,21 +144,9 @@ class HiGHS(LPBackend):
                 set_option(highs, f"{solver}_iteration_limit", self.iteration_limit)
 
 
-def import_highspy() -> Any:
-    """The highspy module.
-
-    Raises:
-        ModuleNotFoundError: with the command that installs it.
-    """
-    try:
-        return import_module("highspy")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("this needs the package highspy: pip install highspy", name="highspy") from error
-
-
 def new_highs() -> Any:
     """A silent HiGHS instance that keeps matrix entries down to 1e-12."""
-    highs = import_highspy().Highs()
+    highs = import_package("highspy").Highs()
     highs.setOptionValue("output_flag", False)
     highs.setOptionValue("small_matrix_value", 1e-12)
     return highs
@@ -177,7 +164,7 @@ def set_option(highs: Any, option: str, value: object) -> None:
 
 
 def _load(highs: Any, program: ExplicitLP) -> None:
-    highspy = import_highspy()
+    highspy = import_package("highspy")
     model = highspy.HighsLp()
     model.num_row_, model.num_col_ = program.A.get_shape()
     model.col_cost_ = np.zeros(len(program.c))

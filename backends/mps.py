@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from backends.highs import import_highspy, new_highs
+from backends.explicit import import_package
+from backends.highs import new_highs
 from lift_core.lp import LinearProgram
 
 _IGNORED = re.compile(r"(not defined|duplicate).*: ignored")  # HiGHS drops such entries and says that all is well
@@ -58,7 +59,7 @@ def _is_complete(path: Path) -> bool:
 
 
 def _to_linear_program(model: Any, path: Path) -> LinearProgram:
-    highspy, lp = import_highspy(), model.lp_
+    highspy, lp = import_package("highspy"), model.lp_
     integers = sum(kind != highspy.HighsVarType.kContinuous for kind in lp.integrality_)
     if integers:
         raise ValueError(

@@ -12,14 +12,13 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 
-from backends.explicit import cost_scale, feasibility_tolerance, same_matrix
+from backends.explicit import cost_scale, feasibility_tolerance, import_package, same_matrix
 from lift_core.lp import BackendAnswer, ExplicitLP, LinearProgram, LPBackend, LPStart, LPStatus
 
 CONDITIONS = {
@@ -113,7 +112,7 @@ class Pyomo(LPBackend):
         Raises:
             RuntimeError: if the solver is not installed.
         """
-        solver = import_pyomo().SolverFactory(self.solver)
+        solver = import_package("pyomo.environ").SolverFactory(self.solver)
         if not solver.available(exception_flag=False):
             found = [command for part, command in INSTALL.items() if part in self.solver]
             hint = found[0] if found else "`pyomo help --solvers` lists the names that Pyomo knows"
@@ -142,18 +141,6 @@ class Pyomo(LPBackend):
         return model.primal(), model.dual(), status
 
 
-def import_pyomo() -> Any:
-    """The module ``pyomo.environ``.
-
-    Raises:
-        ModuleNotFoundError: with the command that installs it.
-    """
-    try:
-        return import_module("pyomo.environ")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("this needs the package Pyomo: pip install pyomo", name="pyomo") from error
-
-
 class _Model:
     """A Pyomo model of an explicit program: costs and bounds are mutable parameters, the matrix is fixed.
 
@@ -164,7 +151,7 @@ class _Model:
         self.matrix, self.pattern, self.scale = program.A, _pattern(program), 1.0
         row_lower, row_upper, col_lower, col_upper = self.pattern
         self.rows = np.flatnonzero(_entries(program.A) & (row_lower | row_upper)).tolist()
-        environ, columns = import_pyomo(), range(program.A.get_shape()[1])
+        environ, columns = import_package("pyomo.environ"), range(program.A.get_shape()[1])
         self.pyomo = model = environ.ConcreteModel()
         model.c = environ.Param(columns, mutable=True, initialize=0.0)
         model.row_lower = environ.Param(self.rows, mutable=True, initialize=0.0)
@@ -227,7 +214,7 @@ class _Model:
 
 
 def _linear(coefficients: list[Any], variables: list[Any]) -> Any:
-    expressions = import_module("pyomo.core.expr.numeric_expr")
+    expressions = import_package("pyomo.core.expr.numeric_expr")
     return expressions.LinearExpression(linear_coefs=coefficients, linear_vars=variables)
 
 

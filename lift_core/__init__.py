@@ -23,17 +23,8 @@ from lift_core.direction import (
     slack_path_lps,
 )
 from lift_core.line_search import Armijo, GoldenSection, LineSearch, LineSearchResult
-from lift_core.lp import (
-    BackendAnswer,
-    KKTResiduals,
-    LinearProgram,
-    LPBackend,
-    LPSolution,
-    LPStart,
-    LPStatus,
-    solve_lp,
-    solve_lps,
-)
+from lift_core.lp.record import BackendAnswer, LinearProgram, LPBackend, LPStart, LPStatus
+from lift_core.lp.verdict import KKTResiduals, LPSolution, solve_lp, solve_lps
 from lift_core.metering import Cost, Metered
 from lift_core.moves import Candidate, Direction, LineMove, LPDirection, Move, NegativeGradient, SignGradient, Situation
 from lift_core.operators import (
@@ -49,6 +40,7 @@ from lift_core.operators import (
 from lift_core.problem import Batch, BilevelProblem, Point, Split
 from lift_core.records import CheckpointError, SearchStatus
 from lift_core.regularizers import L2, L2SP, Regularizer, SmoothedL1
+from lift_core.saved_lp import load_lp, save_lp
 from lift_core.search import LocalSearch, SearchResult
 from lift_core.training import Trainer
 
@@ -114,6 +106,8 @@ __all__ = [
     "closed_form",
     "direction_lp",
     "linearize",
+    "load_lp",
+    "save_lp",
     "slack_path_lps",
     "solve_lp",
     "solve_lps",

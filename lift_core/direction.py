@@ -158,11 +158,18 @@ def slack_path_lps(
         delta=0.0,
         hyper_radius=box.hyper_radius,
         weights_radius=radii,
-        hyper_room=(problem.hyper_lower - here.point.hyper, problem.hyper_upper - here.point.hyper),
+        hyper_room=_room(problem, here.point),
         residual=box.kappa * here.lower_gradient,
         rows=box.row_indices(hessian.shape[0], seed),
     )
     return [_widen(first, slack * unit) for slack in slacks]
+
+
+def _room(problem: BilevelProblem, point: Point) -> tuple[Tensor, Tensor]:
+    """``(lower − λ, upper − λ)``."""
+    bounds = (problem.hyper_lower, problem.hyper_upper)
+    lower, upper = (bound.to(point.hyper.device) - point.hyper for bound in bounds)
+    return lower, upper
 
 
 def assemble_direction_lp(
@@ -178,11 +185,11 @@ def assemble_direction_lp(
     residual: Float64[Tensor, " n"] | None = None,
     rows: Int64[Tensor, " m"] | None = None,
 ) -> LinearProgram:
-    """The direction LP from its parts.
+    """The direction LP from its parts, all of it on the device of ``grad_weights``.
 
     Args:
-        hessian: H, n x n (operator, tensor, array).
-        mixed: J, n x p.
+        hessian: H, n x n (operator, tensor, array); an operator must live where the gradients do.
+        mixed: J, n x p; likewise.
         delta: δ ≥ 0, in units of the training gradient.
         hyper_radius, weights_radius: Δ_λ and Δ_θ, numbers or one per entry.
         hyper_room: distance of λ to its bounds, ``(lower − λ, upper − λ)``.
@@ -190,23 +197,27 @@ def assemble_direction_lp(
         rows: indices of the kept rows.
 
     Raises:
-        ValueError: δ or a radius negative or not finite, shapes that do not fit, λ outside its bounds.
+        ValueError: δ or a radius negative or not finite, shapes that do not fit, λ outside its bounds, an operator on
+            another device.
     """
-    matrix = DirectionMatrix(as_operator(mixed, name="mixed"), as_operator(hessian, name="hessian"), rows)
+    device = grad_weights.device
+    rows = None if rows is None else rows.to(device)
+    matrix = DirectionMatrix(_on_device("mixed", mixed, device), _on_device("hessian", hessian, device), rows)
     p, n = matrix.num_hyper, matrix.hessian.shape[0]
     for name, vector, size in (("grad_hyper", grad_hyper, p), ("grad_weights", grad_weights, n)):
         if vector.shape != (size,):
             raise ValueError(f"{name}: expected shape ({size},), got {tuple(vector.shape)}")
     if not (math.isfinite(delta) and delta >= 0):
         raise ValueError(f"delta: expected a finite number >= 0, got {delta}")
-    hyper_box, weights_box = _radius("hyper_radius", hyper_radius, p), _radius("weights_radius", weights_radius, n)
-    lower, upper = (torch.as_tensor(room, dtype=torch.float64).expand(p) for room in hyper_room)
+    hyper_box = _radius("hyper_radius", hyper_radius, p, device)
+    weights_box = _radius("weights_radius", weights_radius, n, device)
+    lower, upper = (torch.as_tensor(room, dtype=torch.float64, device=device).expand(p) for room in hyper_room)
     if (lower > 0).any() or (upper < 0).any():
         raise ValueError("hyper_room: the hyperparameters lie outside their bounds")
-    shift = torch.zeros(n, dtype=torch.float64) if residual is None else residual
+    shift = torch.zeros(n, dtype=torch.float64, device=device) if residual is None else residual.to(device)
     shift = shift if rows is None else shift[rows]
     lp = LinearProgram(
-        c=torch.cat([grad_hyper, grad_weights]),
+        c=torch.cat([grad_hyper.to(device), grad_weights]),
         A=matrix,
         row_lower=-shift,
         row_upper=-shift,
@@ -248,7 +259,7 @@ def closed_form(
     """
     adjoint = torch.linalg.solve(hessian, grad_weights)
     hypergradient = grad_hyper - mixed.T @ adjoint
-    radius = _radius("hyper_radius", hyper_radius, len(grad_hyper))
+    radius = _radius("hyper_radius", hyper_radius, len(grad_hyper), grad_hyper.device)
     value = -float((radius * hypergradient.abs()).sum() + delta * adjoint.abs().sum())
     return ClosedForm(value, adjoint, hypergradient, -radius * hypergradient.sign())
 
@@ -260,8 +271,20 @@ def _widen(lp: LinearProgram, delta: float) -> LinearProgram:
     )  # fmt: skip
 
 
-def _radius(name: str, value: Vector, size: int) -> Tensor:
-    radius = torch.as_tensor(value, dtype=torch.float64)
+def _on_device(name: str, matrix: object, device: torch.device) -> LinearOperator:
+    """The matrix as an operator on ``device``.
+
+    Raises:
+        ValueError: if it is an operator that lives elsewhere.
+    """
+    operator = as_operator(matrix, name=name, device=device)
+    if operator.device.type != device.type:
+        raise ValueError(f"{name}: expected an operator on {device}, where the gradients are, got {operator.device}")
+    return operator
+
+
+def _radius(name: str, value: Vector, size: int, device: torch.device) -> Tensor:
+    radius = torch.as_tensor(value, dtype=torch.float64, device=device)
     radius = radius.expand(size) if radius.ndim == 0 else radius
     if radius.shape != (size,) or not torch.isfinite(radius).all() or (radius < 0).any():
         raise ValueError(f"{name}: expected one finite number >= 0 or {size} of them, got {value}")

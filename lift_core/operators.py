@@ -288,8 +288,8 @@ class GroupColumns(LinearOperator):
     def __init__(
         self, values: Tensor | list[float], group_of: Int64[Tensor, " n"] | list[int], *, num_groups: int
     ) -> None:
-        self.group_of = torch.as_tensor(group_of, dtype=torch.int64)
         raw = torch.as_tensor(values, dtype=torch.float64)
+        self.group_of = torch.as_tensor(group_of, dtype=torch.int64, device=raw.device)
         if raw.shape != self.group_of.shape:
             raise ValueError(f"group_of: expected shape {tuple(raw.shape)}, got {tuple(self.group_of.shape)}")
         require_finite(values=raw)
@@ -366,18 +366,25 @@ class DirectionMatrix(LinearOperator):
         return Lifted(sp.csr_matrix(sp.hstack([padded, hessian], format="csr"))[kept], k)
 
 
-def as_operator(matrix: object, *, name: str = "A") -> LinearOperator:
-    """An operator from a tensor, an array, a nested list, a scipy sparse matrix or an operator."""
+def as_operator(matrix: object, *, name: str = "A", device: torch.device | None = None) -> LinearOperator:
+    """An operator from a tensor, an array, a nested list, a scipy sparse matrix or an operator.
+
+    Args:
+        matrix: an operator comes back as it is.
+        name: of the argument, for messages.
+        device: where to put anything but an operator; None: where it is.
+    """
     if isinstance(matrix, LinearOperator):
         return matrix
     if isinstance(matrix, (sp.spmatrix, sp.sparray)):
-        return Sparse(matrix)
+        return Sparse(matrix, device or "cpu")
     if isinstance(matrix, Tensor) and matrix.layout != torch.strided:
         coo = matrix.to_sparse_coo().coalesce().cpu()
         rows, columns = coo.indices().numpy()
-        return Sparse(sp.coo_matrix((coo.values().numpy(), (rows, columns)), shape=tuple(matrix.shape)), matrix.device)
+        scipy_matrix = sp.coo_matrix((coo.values().numpy(), (rows, columns)), shape=tuple(matrix.shape))
+        return Sparse(scipy_matrix, device or matrix.device)
     if isinstance(matrix, (Tensor, np.ndarray, list)):
-        return Dense(matrix)
+        return Dense(matrix if device is None else torch.as_tensor(matrix, dtype=torch.float64, device=device))
     raise TypeError(
         f"{name}: expected a tensor, NumPy array, scipy sparse matrix or LinearOperator, got {type(matrix).__name__}"
     )

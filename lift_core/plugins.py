@@ -23,8 +23,14 @@ Kind = Literal["backends", "problems"]
 
 T = TypeVar("T")
 
-_DISTRIBUTIONS = {"sklearn": "scikit-learn", "google": "protobuf", "yaml": "pyyaml", "PIL": "pillow"}
-"""Packages whose import name is not the name that pip knows them by."""
+_DISTRIBUTIONS = {
+    "sklearn": "scikit-learn",
+    "google": "protobuf",
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+    "cuopt": "cuopt-cu12 --extra-index-url https://pypi.nvidia.com",
+}
+"""Packages whose import name is not all that pip needs to find them."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,15 @@ def load(spec: str) -> object:
     return found
 
 
+def install_command(*packages: str) -> str:
+    """What installs packages that are known by their import names.
+
+    >>> install_command("sklearn", "highspy")
+    'pip install scikit-learn highspy'
+    """
+    return " ".join(["pip install", *(_DISTRIBUTIONS.get(package, package) for package in packages)])
+
+
 def _make(kind: Kind, name: str, wanted: type[T], options: dict[str, object]) -> T:
     value = name if ":" in name else _find(kind, name).value
     plugin = load(value)
@@ -164,7 +179,7 @@ def _missing_package(who: str, module_name: str, error: ModuleNotFoundError) -> 
     if f"{module_name}.".startswith(f"{missing}."):
         return ImportError(f"{who}: there is no module {missing!r}; is its package installed, and the name right?")
     package = missing.partition(".")[0]
-    command = f"pip install {_DISTRIBUTIONS.get(package, package)}"
+    command = install_command(package)
     return ImportError(f"{who}: it needs the package {package!r}, which is not installed: {command}", name=missing)
 
 

@@ -12,6 +12,7 @@ from lift_core import (
     Dense,
     Exact,
     LPStatus,
+    MatrixFree,
     Point,
     TrustBox,
     assemble_direction_lp,
@@ -143,6 +144,12 @@ BAD = [
     (lambda: assemble_direction_lp(**parts(3, 1, 0) | {"mixed": torch.ones(2, 1).double()}, delta=0.1), "mixed"),
     (lambda: assemble_direction_lp(**parts(3, 1, 0) | {"hessian": torch.ones(3, 2).double()}, delta=0.1), "hessian"),
     (lambda: assemble_direction_lp(**parts(3, 1, 0) | {"hessian": torch.full((3, 3), math.nan)}, delta=0.1), "matrix"),
+    (
+        lambda: assemble_direction_lp(
+            **parts(3, 1, 0) | {"hessian": MatrixFree(3, lambda x: x, device="cuda")}, delta=0.1
+        ),
+        "hessian: expected an operator on cpu, where the gradients are, got cuda",
+    ),
 ]
 
 
@@ -158,3 +165,17 @@ def test_a_problem_with_a_broken_loss_is_refused() -> None:
     broken = Point(start.hyper, start.weights * math.nan)
     with pytest.raises(ValueError, match="grad_weights"):
         direction_lp(problem, broken, curvature=Exact())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_everything_follows_the_gradients_to_their_device() -> None:
+    here, there = parts(6, 2, 0), parts(6, 2, 0)
+    more = {"delta": 0.1, "rows": torch.tensor([0, 3]), "residual": torch.ones(6).double(), "weights_radius": [1.0] * 6}
+    there |= {name: there[name].cuda() for name in ("grad_hyper", "grad_weights")}
+    on_cpu, on_gpu = assemble_direction_lp(**here, **more), assemble_direction_lp(**there, **more)
+    for name in ("c", "row_lower", "row_upper", "col_lower", "col_upper"):
+        assert getattr(on_gpu, name).is_cuda and getattr(on_gpu, name).cpu().equal(getattr(on_cpu, name))
+    assert on_gpu.A.to_dense().cpu().equal(on_cpu.A.to_dense())
+    y = torch.ones(2).double()
+    assert on_gpu.A.rmatvec(y.cuda()).cpu().allclose(on_cpu.A.rmatvec(y))

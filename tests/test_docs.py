@@ -28,8 +28,11 @@ def python_blocks(page: Path) -> str:
     return "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/index.md", "docs/extending.md", "docs/api/index.md"])
-def test_code_in_pages_runs(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/index.md", "docs/extending.md", "docs/comparing.md", "docs/api/index.md"]
+)
+def test_code_in_pages_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # pages write beside themselves
     script = tmp_path / "page.py"
     script.write_text(python_blocks(ROOT / name), encoding="utf-8")
     assert script.read_text(encoding="utf-8").strip(), f"{name} has no code"

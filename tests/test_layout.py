@@ -10,7 +10,10 @@ PACKAGES = ("lift_core", "backends", "problems")
 FORBIDDEN = {"lift_core": {"backends", "problems"}, "backends": {"problems"}, "problems": {"backends"}}
 ONLY_IN = {
     "highspy": ("backends/highs.py", "backends/mps.py"),
-    "pyomo": ("backends/pyomo.py",),
+    "pyomo": ("backends/pyomo.py", "backends/pyomo_solver.py"),
+    "ortools": ("backends/ortools.py", "backends/ortools_worker.py"),
+    "cupdlpx": ("backends/cupdlpx.py",),
+    "cuopt": ("backends/cuopt.py",),
     "hypothesis": ("lift_core/testing/",),
     "typer": ("lift_core/cli/",),
     "rich": ("lift_core/cli/",),

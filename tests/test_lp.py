@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from backends import HiGHS
 from lift_core import (
     BackendAnswer,
     LinearProgram,
@@ -224,8 +225,32 @@ def test_farkas_rays(ray: Tensor, proof: bool) -> None:
 )
 def test_recession_rays(ray: Tensor, proof: bool) -> None:
     assert proves_unbounded(UNBOUNDED, ray) is proof
-    solution = judge(UNBOUNDED, BackendAnswer(ray, None, LPStatus.UNBOUNDED), scripted(None, None), 0.0)
-    assert solution.certified is proof
+    knows_a_point = scripted(torch.zeros(2, dtype=torch.float64), None)
+    solution = judge(UNBOUNDED, BackendAnswer(ray, None, LPStatus.UNBOUNDED), knows_a_point, 0.0)
+    assert (solution.status, solution.certified) == (LPStatus.UNBOUNDED, proof)
+
+
+@pytest.mark.parametrize("point", [None, vector(1.0, 0.0), vector(-1.0, -1.0), vector(NAN, NAN)])
+def test_a_ray_without_a_feasible_point_proves_dual_infeasibility_and_no_more(point: Tensor | None) -> None:
+    answer = BackendAnswer(vector(1.0, 1.0), None, LPStatus.UNBOUNDED)
+    solution = judge(UNBOUNDED, answer, scripted(point, None), 0.0)
+    assert (solution.status, solution.certified) == (LPStatus.INFEASIBLE_OR_UNBOUNDED, True)
+
+
+def test_a_ray_with_a_feasible_point_settles_what_a_solver_could_not_tell() -> None:
+    answer = BackendAnswer(vector(1.0, 1.0), None, LPStatus.INFEASIBLE_OR_UNBOUNDED)
+    solution = judge(UNBOUNDED, answer, scripted(vector(0.0, 0.0), None), 0.0)
+    assert (solution.status, solution.certified) == (LPStatus.UNBOUNDED, True)
+
+
+def test_an_infeasible_program_with_a_recession_ray_is_not_called_unbounded() -> None:
+    """min -x1 with x2 >= 1, x2 <= 0: x1 falls without end, but there is no point to start from."""
+    rows = {"row_lower": [1.0, -INF], "row_upper": [INF, 0.0]}
+    lp = LinearProgram(c=[-1.0, 0.0], A=[[0.0, 1.0], [0.0, 1.0]], col_lower=0.0, **rows)
+    ray = vector(1.0, 0.0)
+    assert proves_unbounded(lp, ray)
+    solution = judge(lp, BackendAnswer(ray, None, LPStatus.UNBOUNDED), HiGHS(), 0.0)
+    assert solution.status is LPStatus.INFEASIBLE_OR_UNBOUNDED
 
 
 def test_no_ray_proves_a_solvable_program_infeasible_or_unbounded() -> None:

@@ -12,9 +12,8 @@ import typer
 from rich.table import Table
 
 from lift_core.cli.display import print_table
-from lift_core.cli.options import check_options, parse_pairs, plugin_class
+from lift_core.cli.options import load_backend_with, load_problem_with, parse_pairs, plugin_class
 from lift_core.lp import LPBackend
-from lift_core.plugins import load_backend, load_problem
 from lift_core.problem import BilevelProblem
 from lift_core.records import write_atomically
 
@@ -79,11 +78,9 @@ def _make(plugin: str, options: Mapping[str, Any]) -> LPBackend | BilevelProblem
     """
     backend, problem = plugin_class("backends", plugin), plugin_class("problems", plugin)
     if backend is not None and issubclass(backend, LPBackend):
-        check_options("--set", backend, options)
-        return load_backend(plugin, **options)
+        return load_backend_with("--set", plugin, **options)
     if problem is not None and issubclass(problem, BilevelProblem):
-        check_options("--set", problem, options)
-        return load_problem(plugin, **options)
+        return load_problem_with("--set", plugin, **options)
     raise ValueError(
         f"plugin: expected a name of lift list or MODULE:NAME of a BilevelProblem or LPBackend class, got {plugin!r}"
     )

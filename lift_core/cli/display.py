@@ -1,23 +1,31 @@
-"""What the terminal shows: tables, and the progress of a search."""
+"""What the terminal shows: tables, and the progress of a search or a comparison."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lift_core.metering import Cost
 from lift_core.search import LocalSearch
 
-_WIDTH = 118  # of tables that go to a file or a pipe
+_UNLIMITED = 100_000
 
 
 def print_table(table: Table) -> None:
-    """Print to the width of the terminal, or to one that fits every table where there is none."""
-    terminal = Console()
-    (terminal if terminal.is_terminal else Console(width=_WIDTH)).print(table)
+    """Print to the width of the terminal, folding long cells; into a file or a pipe, as wide as the content is."""
+    console = Console()
+    for column in table.columns:
+        column.overflow = "fold"
+    if not console.is_terminal:
+        unlimited = Console(width=_UNLIMITED)
+        console = Console(width=Measurement.get(unlimited, unlimited.options, table).maximum)
+    console.print(table)
 
 
 class SearchDisplay:
@@ -57,3 +65,36 @@ class SearchDisplay:
         elif name != self._last:
             self._console.print(name, highlight=False)
         self._last = name
+
+
+class CellDisplay:
+    """A bar on a terminal, one line per cell elsewhere: a context manager that is also a contest's ``on_cell``.
+
+    Args:
+        console: where to write.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._bar.add_task("starting", total=None)
+
+    def __enter__(self) -> CellDisplay:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, done: int, total: int, answer: Mapping[str, Any]) -> None:
+        seconds = "" if answer["seconds"] is None else f" after {answer['seconds']:.2f} s"
+        name = f"{answer['lp']}: {answer['backend']} at {answer['rtol']:g}: {answer['status']}{seconds}"
+        if self._console.is_terminal:
+            self._bar.update(self._task, description=name, completed=done, total=total)
+        else:
+            self._console.print(f"{done}/{total} {name}", highlight=False, soft_wrap=True)

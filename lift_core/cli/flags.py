@@ -31,6 +31,9 @@ Out = Annotated[Path | None, _flag("Folder of the results.", default="runs/PROBL
 Resume = Annotated[
     Path | None, _flag("Continue the run in this folder, settings included.", metavar="DIR", panel=_OUTPUT)
 ]
+SaveLP = Annotated[
+    bool, _flag("Save every direction LP in DIR/lps, to be solved again or mailed.", "--save-lp", panel=_OUTPUT)
+]
 Quiet = Annotated[bool, _flag("Print the report's path alone.", "--quiet", panel=_OUTPUT)]
 
 Backend = Annotated[

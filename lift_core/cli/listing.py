@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from lift_core.cli.display import print_table
-from lift_core.plugins import Kind, Plugin, list_plugins
+from lift_core.plugins import Kind, Plugin, install_command, list_plugins
 from lift_core.records import write_atomically
 
 EXAMPLE = "Example: lift list --json"
@@ -60,7 +60,10 @@ def missing_packages(module: str) -> list[str]:
                 names |= {alias.name for alias in node.names}
             case ast.ImportFrom(module=str(name), level=0):
                 names.add(name)
-            case ast.Call(func=ast.Name(id="import_module"), args=[ast.Constant(value=str(name)), *_]):
+            case ast.Call(
+                func=ast.Name(id="import_module" | "import_package" | "require_package"),
+                args=[ast.Constant(value=str(name)), *_],
+            ):
                 names.add(name)
             case _:
                 pass
@@ -89,8 +92,8 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     for head in ("kind", "name", "class", "distribution", "usable"):
         table.add_column(head)
     for row in rows:
-        missing = ", ".join(row["missing"])
-        usable = f"no: pip install {missing.replace(',', '')}" if missing else "yes"
+        missing = row["missing"]
+        usable = f"no: {install_command(*missing)}" if missing else "yes"
         distribution = f"{row['distribution']} {row['version']}"
         table.add_row(row["kind"], row["name"], row["value"], distribution, usable, style="yellow" if missing else "")
     return table

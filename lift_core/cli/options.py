@@ -8,7 +8,9 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from lift_core.plugins import Kind, list_plugins, load
+from lift_core.lp import LPBackend
+from lift_core.plugins import Kind, list_plugins, load, load_backend, load_problem
+from lift_core.problem import BilevelProblem
 
 _LITERALS = {"True": True, "False": False, "None": None}
 
@@ -102,3 +104,21 @@ def plugin_class(kind: Kind, name: str) -> type | None:
     values = [name] if ":" in name else [plugin.value for plugin in list_plugins(kind) if plugin.name == name]
     found = load(values[0]) if len(values) == 1 else None
     return found if isinstance(found, type) else None
+
+
+def load_backend_with(flag: str, name: str, **options: Any) -> LPBackend:
+    """`load_backend`, with messages about options that name the flag they came by."""
+    _check_plugin_options(flag, "backends", name, options)
+    return load_backend(name, **options)
+
+
+def load_problem_with(flag: str, name: str, **options: Any) -> BilevelProblem:
+    """`load_problem`, with messages about options that name the flag they came by."""
+    _check_plugin_options(flag, "problems", name, options)
+    return load_problem(name, **options)
+
+
+def _check_plugin_options(flag: str, kind: Kind, name: str, options: Mapping[str, Any]) -> None:
+    found = plugin_class(kind, name)
+    if found is not None:
+        check_options(flag, found, options)

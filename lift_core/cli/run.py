@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from rich.table import Table
 
 from lift_core.cli import flags
 from lift_core.cli.display import SearchDisplay, print_table
-from lift_core.cli.options import check_options, parse_numbers, parse_pairs, parse_value, plugin_class
+from lift_core.cli.options import load_problem_with, parse_numbers, parse_pairs, parse_value
+from lift_core.cli.saving import SavingBackend
 from lift_core.cli.settings import CONFIG, RunSettings, read_config, resolve, write_config
-from lift_core.plugins import load_problem
 from lift_core.problem import BilevelProblem
 from lift_core.records import CHECKPOINT, CheckpointError, SearchStatus, write_atomically
 
 RESULT, REPORT = "result.json", "report.html"
+LPS = "lps"
 EXAMPLE = "Example: lift run network --out runs/network --backend highs --warmup-epochs 100 --learning-rate 0.01"
 
 
@@ -31,6 +33,7 @@ def run(
     out: flags.Out = None,
     resume: flags.Resume = None,
     quiet: flags.Quiet = False,
+    save_lp: flags.SaveLP = False,
     backend: flags.Backend = None,
     backend_options: flags.BackendSet = None,
     curvature: flags.Curvature = None,
@@ -53,7 +56,8 @@ def run(
 ) -> None:
     """Warm up, move hyperparameters and weights along the direction LP, and report it beside its controls.
 
-    DIR receives config.json, checkpoint.safetensors (as the run goes), result.json and report.html.
+    DIR receives config.json, checkpoint.safetensors (as the run goes), result.json and report.html; with --save-lp
+    also lps/1.safetensors, lps/2.safetensors and so on, which `lift compare DIR/lps` solves again.
     """
     given = _given(context.params)
     if resume is not None:
@@ -61,20 +65,22 @@ def run(
             other = sorted(given) or ["out"]
             raise ValueError(f"--resume: takes every setting from {resume / CONFIG}; leave out {', '.join(other)}")
         folder, settings = resume, read_config(resume)
-        built = _load_problem(settings.problem, settings.problem_options)
+        built = load_problem_with("--set", settings.problem, **settings.problem_options)
     else:
         name = given.get("problem", RunSettings.problem)
-        built = _load_problem(name, given.get("problem_options", {}))
+        built = load_problem_with("--set", name, **given.get("problem_options", {}))
         settings = resolve({"threads": torch.get_num_threads()} | given, built)
         folder = out or Path("runs") / name.rpartition(":")[2]
         _refuse_another_run(folder, settings)
-    raise typer.Exit(_execute(folder, settings, built, quiet=quiet))
+    raise typer.Exit(_execute(folder, settings, built, quiet=quiet, save_lps=save_lp))
 
 
-def _execute(folder: Path, settings: RunSettings, problem: BilevelProblem, *, quiet: bool) -> int:
+def _execute(folder: Path, settings: RunSettings, problem: BilevelProblem, *, quiet: bool, save_lps: bool) -> int:
     """Run to the end, or to an interruption; the exit code."""
     torch.set_num_threads(settings.threads)
     search = settings.search()
+    if save_lps:
+        search = replace(search, backend=SavingBackend(inner=search.backend, folder=folder / LPS))
     write_config(folder, settings)
     errors = Console(stderr=True, quiet=quiet)
     try:
@@ -100,7 +106,7 @@ def _execute(folder: Path, settings: RunSettings, problem: BilevelProblem, *, qu
 def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that the user gave, parsed."""
     given = {key: value for key, value in parameters.items() if value not in (None, [], ())}
-    for key in ("out", "resume", "quiet"):
+    for key in ("out", "resume", "quiet", "save_lp"):
         given.pop(key, None)
     for key, flag in (("problem", "--set"), ("backend", "--backend-set"), ("curvature", "--curvature-set")):
         if f"{key}_options" in given:
@@ -110,13 +116,6 @@ def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
     if "rows" in given:
         given["rows"] = parse_value(given["rows"])
     return given
-
-
-def _load_problem(name: str, options: Mapping[str, Any]) -> BilevelProblem:
-    found = plugin_class("problems", name)
-    if found is not None:
-        check_options("--set", found, options)
-    return load_problem(name, **options)
 
 
 def _refuse_another_run(folder: Path, settings: RunSettings) -> None:

@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lift_core.cli.options import check_options, plugin_class
+from lift_core.cli.options import check_options, load_backend_with
 from lift_core.controls import standard_controls
 from lift_core.curvature import SR1, CurvatureModel, Exact, Fisher, GaussNewton, HessianDiagonal, LowRank
 from lift_core.direction import Rows, TrustBox
 from lift_core.line_search import Armijo, GoldenSection, LineSearch
 from lift_core.lp import LPBackend
-from lift_core.plugins import load_backend
 from lift_core.problem import BilevelProblem
 from lift_core.records import CheckpointError, write_atomically
 from lift_core.search import LocalSearch
@@ -99,10 +98,7 @@ class RunSettings:
         )
 
     def _backend(self) -> LPBackend:
-        found = plugin_class("backends", self.backend)
-        if found is not None:
-            check_options("--backend-set", found, self.backend_options)
-        return load_backend(self.backend, **self.backend_options)
+        return load_backend_with("--backend-set", self.backend, **self.backend_options)
 
     def _curvature(self) -> CurvatureModel:
         model = CURVATURES[self.curvature]

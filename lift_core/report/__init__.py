@@ -9,7 +9,8 @@
 True
 """
 
+from lift_core.report.comparison import comparison_document, render_comparison
 from lift_core.report.document import report_document, to_json_text
 from lift_core.report.page import render_report
 
-__all__ = ["render_report", "report_document", "to_json_text"]
+__all__ = ["comparison_document", "render_comparison", "render_report", "report_document", "to_json_text"]

@@ -42,7 +42,7 @@ def report_document(
     for key in ("hyper_names", "hyper_before", "hyper_after"):
         del document[key]
     document["warnings"] = find_warnings(document)
-    return _finite(document)
+    return finite(document)
 
 
 def to_json_text(document: Mapping[str, Any]) -> str:
@@ -136,10 +136,10 @@ def _same_batch(first: object, second: object) -> bool:
     return False
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON has neither NaN nor inf."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
-    return [_finite(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+        return {key: finite(entry) for key, entry in value.items()}
+    return [finite(entry) for entry in value] if isinstance(value, (list, tuple)) else value

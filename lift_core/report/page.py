@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from lift_core.problem import Split
+from lift_core.report.parts import card, card_row, figure, lead, page, warning_list
 from lift_core.report.plots import (
     LABELLED_ROWS,
     hyper_plot,
@@ -18,7 +18,6 @@ from lift_core.report.plots import (
     training_curves,
     training_plot,
 )  # fmt: skip
-from lift_core.report.style import STYLE
 from lift_core.report.tables import hyper_table, lp_table, methods_table, number, seconds, settings_table, splits_table
 
 Document = Mapping[str, Any]
@@ -30,23 +29,13 @@ def render_report(document: Document) -> str:
     Args:
         document: see `lift_core.report.report_document`.
     """
-    title = f"LiFT on {document['problem']['name']}"
-    body = "\n".join(_body(document, title))
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n{body}\n"
-        f'<script type="application/json" id="lift-result">{_embedded(document)}</script>\n</main></body></html>\n'
-    )
+    return page(f"LiFT on {document['problem']['name']}", _body(document), document)
 
 
-def _body(document: Document, title: str) -> Iterator[str]:
-    yield f"<h1>{html.escape(title)}</h1>"
+def _body(document: Document) -> Iterator[str]:
     yield _introduction(document)
     yield _cards(document)
-    if document["warnings"]:
-        items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in document["warnings"])
-        yield f'<ul class="warnings">{items}</ul>'
+    yield warning_list(document["warnings"])
     yield "<h2>LiFT and its controls</h2>"
     yield methods_table(document)
     yield from _overview_plots(document)
@@ -67,8 +56,7 @@ def _introduction(document: Document) -> str:
         f"({search['definiteness']} eigenvalues), LP backend {search['backend']} at {search['rtol']:g}, {rows}.",
         f"Outcome: {document['status_text']}.",
     )
-    paragraphs = "".join(f'<p class="muted">{html.escape(line)}</p>' for line in lines)
-    return f'<div class="lead">{paragraphs}</div>'
+    return lead(lines)
 
 
 def _cards(document: Document) -> str:
@@ -82,37 +70,28 @@ def _cards(document: Document) -> str:
     if ranked:
         best = min(ranked, key=lambda control: control["metric"]["selection"])
         value = f"{number(best['metric']['selection'])} <small>test {number(best['metric']['test'])}</small>"
-        cards.append(_card("Best control by validation", value, best["method"]))
+        cards.append(card("Best control by validation", value, best["method"]))
     spent = f"{number(lift['gradient_equivalents'])} <small>gradients</small>"
-    cards.append(
-        _card("LiFT's cost after the warm-up", spent, f"{seconds(lift['seconds'])}; accepted: {lift['label']}")
-    )
-    return f'<div class="cards">{"".join(cards)}</div>'
+    cards.append(card("LiFT's cost after the warm-up", spent, f"{seconds(lift['seconds'])}; accepted: {lift['label']}"))
+    return card_row(cards)
 
 
 def _change_card(name: str, before: float | None, after: float | None) -> str:
     value = f"<small>{number(before)} →</small> {number(after)}"
     if before is None or after is None or before == 0:
-        return _card(name, value, "")
+        return card(name, value, "")
     change = after / before - 1
     better = "good" if change < 0 else "bad" if change > 0 else ""
-    return _card(name, value, f"{change:+.2%}".replace("-", "−"), better)
-
-
-def _card(name: str, value_html: str, note: str, note_class: str = "muted") -> str:
-    return (
-        f'<div class="card"><div class="name">{html.escape(name)}</div><div class="value">{value_html}</div>'
-        f'<div class="{note_class}">{html.escape(note)}</div></div>'
-    )
+    return card(name, value, f"{change:+.2%}".replace("-", "−"), better)
 
 
 def _overview_plots(document: Document) -> Iterator[str]:
     overview = methods_plot(document["methods"], document["problem"]["metric_name"])
     caption = "Dashed: before the search. The test split was read once, after every choice was made."
-    plots = [_figure("Validation and test", overview, caption)]
+    plots = [figure("Validation and test", overview, caption)]
     if document["warmup"] or training_curves(document):
         caption = "Every control that trains stops early on the selection split; the line is where LiFT ends."
-        plots.append(_figure("Training", training_plot(document), caption))
+        plots.append(figure("Training", training_plot(document), caption))
     yield f'<h2>Overview</h2><div class="plots">{"".join(plots)}</div>'
 
 
@@ -124,10 +103,10 @@ def _round(document: Document, step: Document, index: int) -> Iterator[str]:
     if step["refit_kept"]:
         outcome += ", and the refit at the new λ was kept"
     yield f"<h2>Round {index}: {html.escape(outcome)}</h2>"
-    figures = [_figure("Line searches", line_search_plot(step, index), "Points above the frame are cut off.")]
+    figures = [figure("Line searches", line_search_plot(step, index), "Points above the frame are cut off.")]
     if len(step["candidates"]) > 1:
         caption = "ρ = 0: exact tangent; ρ = 1: sign descent on direction data."
-        figures.append(_figure("Slack path", slack_path_plot(step, index), caption))
+        figures.append(figure("Slack path", slack_path_plot(step, index), caption))
     yield f'<div class="plots">{"".join(figures)}</div>'
     first = step["candidates"][0]
     curvature = ", ".join(
@@ -147,10 +126,10 @@ def _round(document: Document, step: Document, index: int) -> Iterator[str]:
 def _hyper(document: Document) -> Iterator[str]:
     rows, figures = document["hyper"], list[str]()
     if rows:
-        figures.append(_figure("Before and after", hyper_plot(rows), "", wide=len(rows) > LABELLED_ROWS))
+        figures.append(figure("Before and after", hyper_plot(rows), "", wide=len(rows) > LABELLED_ROWS))
     if any(step["candidates"] for step in document["steps"]):
         caption = "Recomputed in float64 from x and y; zero is drawn at 1e-17."
-        figures.append(_figure("LP residuals", residual_plot(document["steps"], document["search"]["rtol"]), caption))
+        figures.append(figure("LP residuals", residual_plot(document["steps"], document["search"]["rtol"]), caption))
     yield f'<h2>Hyperparameters and LP accuracy</h2><div class="plots">{"".join(figures)}</div>'
     if rows:
         yield f"<details><summary>All {len(rows)} hyperparameters</summary>{hyper_table(rows)}</details>"
@@ -168,15 +147,3 @@ def _details(document: Document) -> Iterator[str]:
     versions = ", ".join(f"{name} {value}" for name, value in sorted(document["versions"].items()))
     yield f"<details><summary>In full</summary>{settings_table(described | {'Versions': versions})}</details>"
     yield "<p class='muted'>All numbers of this page are in result.json and in this file, element lift-result.</p>"
-
-
-def _figure(title: str, svg: str, caption: str, *, wide: bool = False) -> str:
-    classes = ' class="wide"' if wide else ""
-    note = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return f"<figure{classes}><h3>{html.escape(title)}</h3>{svg}{note}</figure>"
-
-
-def _embedded(document: Document) -> str:
-    """JSON that cannot close its own script element."""
-    text = json.dumps(document, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,0 +1,227 @@
+"""The judge that stands between a backend and its user: residuals, bounds and certificates, recomputed in float64."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from lift_core.lp.record import BackendAnswer, LinearProgram, LPBackend, LPStart, LPStatus
+from lift_core.operators import LinearOperator
+
+_DUAL_INFEASIBLE = (LPStatus.UNBOUNDED, LPStatus.INFEASIBLE_OR_UNBOUNDED)
+
+
+@dataclass(frozen=True)
+class KKTResiduals:
+    """Relative KKT residuals (2-norms), recomputed in float64 on the unscaled data.
+
+    primal = (||Ax - proj(Ax)|| + ||x - proj(x)||) / (1 + ||b||), dual = ||dual residual|| / (1 + ||c||),
+    gap = |p - d| / (1 + |p| + |d|); b holds the finite row bound of larger magnitude of each row.
+
+    Reference: Lu et al. (2025), cuPDLPx, arXiv 2507.14051, section 2.
+    """
+
+    primal: float
+    dual: float
+    gap: float
+
+    @property
+    def worst(self) -> float:
+        return max(self.primal, self.dual, self.gap)
+
+
+@dataclass(frozen=True)
+class LPSolution:
+    """A judged answer.
+
+    Attributes:
+        x, y: primal and dual point; NaN-filled where the backend had none. A ray when the status names a certificate.
+        status: decided by the recomputed residuals, see `solve_lp`.
+        objective: ``c^T x + offset``.
+        bound: a lower bound on the optimal value proved by y alone; -inf where y proves none.
+        kkt: relative residuals; infinite where there is no point.
+        certified: whether a verdict without an optimum was proved here: `INFEASIBLE` by a Farkas ray, `UNBOUNDED` by a
+            recession ray and a feasible point, `INFEASIBLE_OR_UNBOUNDED` by a recession ray (its dual is infeasible).
+    """
+
+    x: Float64[Tensor, " n"]
+    y: Float64[Tensor, " m"]
+    status: LPStatus
+    objective: float
+    bound: float
+    kkt: KKTResiduals
+    iterations: int
+    seconds: float
+    backend: str
+    certified: bool = False
+
+
+def solve_lp(lp: LinearProgram, backend: LPBackend, *, start: LPStart | None = None) -> LPSolution:
+    """Solve ``lp`` with ``backend`` and judge the answer.
+
+    The status is `OPTIMAL` exactly when the recomputed residuals meet ``backend.rtol``, whatever the solver said; a
+    claim of optimality that misses them becomes `INACCURATE`. A recession ray proves that the program is unbounded only
+    if there is a feasible point: ``backend`` is asked for one by solving the program without costs, which takes up to
+    its time limit once more. Where it finds none, the verdict is `INFEASIBLE_OR_UNBOUNDED`.
+
+    Raises:
+        ValueError: if products with A are not finite or have the wrong shape.
+
+    >>> from backends import HiGHS
+    >>> lp = LinearProgram(c=[1.0, 1.0], A=[[1.0, 2.0]], row_lower=2.0, col_lower=0.0)
+    >>> round(solve_lp(lp, HiGHS()).objective, 9)
+    1.0
+    """
+    return next(iter(solve_lps([lp], backend, start=start)))
+
+
+def solve_lps(
+    lps: Iterable[LinearProgram], backend: LPBackend, *, start: LPStart | None = None
+) -> Iterator[LPSolution]:
+    """Solve programs that share A one after another, each warm-started from its predecessor, and judge each."""
+    programs = list(lps)
+    for lp in programs:
+        _check_products(lp.A)
+    answers = (backend.solve(lp, start) for lp in programs) if len(programs) == 1 else backend.solve_sequence(programs)
+    answers = iter(answers)
+    for lp in programs:
+        began = time.perf_counter()
+        answer = next(answers, None)
+        if answer is None:
+            raise ValueError(f"{backend.name}: solve_sequence gave fewer answers than the {len(programs)} programs")
+        yield judge(lp, answer, backend, time.perf_counter() - began)
+
+
+def judge(lp: LinearProgram, answer: BackendAnswer, backend: LPBackend, seconds: float) -> LPSolution:
+    """Recompute residuals, objective, bound and status of a backend's answer in float64."""
+    x = _point("x", answer.x, lp.num_columns, lp.A.device)
+    y = _point("y", answer.y, lp.num_rows, lp.A.device)
+    certified, status = False, answer.status
+    objective, bound, kkt = math.nan, -math.inf, KKTResiduals(math.inf, math.inf, math.inf)
+    if status is LPStatus.INFEASIBLE:
+        certified = proves_infeasible(lp, y)
+    elif status in _DUAL_INFEASIBLE and proves_unbounded(lp, x):
+        certified, feasible = True, _finds_feasible_point(lp, backend)
+        status = LPStatus.UNBOUNDED if feasible else LPStatus.INFEASIBLE_OR_UNBOUNDED
+    elif status is not LPStatus.UNBOUNDED and torch.isfinite(x).all() and torch.isfinite(y).all():
+        objective, bound, kkt = kkt_residuals(lp, x, y)
+        if kkt.worst <= backend.rtol:
+            status = LPStatus.OPTIMAL
+        elif status is LPStatus.OPTIMAL:
+            status = LPStatus.INACCURATE
+    elif status is LPStatus.OPTIMAL:
+        status = LPStatus.NUMERICAL_ERROR
+    return LPSolution(x, y, status, objective, bound, kkt, answer.iterations, seconds, backend.name, certified)
+
+
+def kkt_residuals(lp: LinearProgram, x: Tensor, y: Tensor) -> tuple[float, float, KKTResiduals]:
+    """``(primal objective, proved lower bound, relative KKT residuals)`` of any pair (x, y)."""
+    primal_objective = float(lp.c @ x) + lp.offset
+    from_rows, row_residual = _support(lp.row_lower, lp.row_upper, y)
+    from_columns, column_residual = _support(lp.col_lower, lp.col_upper, lp.c - lp.A.rmatvec(y))
+    dual_objective = from_rows + from_columns + lp.offset
+    dual_residual = math.hypot(row_residual, column_residual)
+    kkt = KKTResiduals(
+        primal=_primal_residual(lp, x),
+        dual=dual_residual / (1 + float(lp.c.norm())),
+        gap=abs(primal_objective - dual_objective) / (1 + abs(primal_objective) + abs(dual_objective)),
+    )
+    return primal_objective, dual_objective if dual_residual == 0 else -math.inf, kkt
+
+
+def proves_infeasible(lp: LinearProgram, ray: Tensor, rtol: float = 1e-6) -> bool:
+    """Whether ``ray`` is a Farkas certificate: the dual objective with c = 0 grows along it, residual negligible."""
+    if not torch.isfinite(ray).all() or not ray.any():
+        return False
+    ray = ray / ray.abs().max()
+    from_rows, row_residual = _support(lp.row_lower, lp.row_upper, ray)
+    from_columns, column_residual = _support(lp.col_lower, lp.col_upper, -lp.A.rmatvec(ray))
+    gain = from_rows + from_columns
+    # every point violates the constraints by gain / size or more; by less than this it would pass for feasible
+    size = math.hypot(float(ray.norm()), float(lp.A.rmatvec(ray).norm()))
+    is_violated = gain > 1e-9 * size * (1 + _largest_bounds(lp))
+    return is_violated and math.hypot(row_residual, column_residual) <= rtol * gain
+
+
+def proves_unbounded(lp: LinearProgram, ray: Tensor, rtol: float = 1e-6) -> bool:
+    """Whether ``ray`` is a recession direction of the constraints along which the objective falls."""
+    if not torch.isfinite(ray).all() or not ray.any():
+        return False
+    ray = ray / ray.abs().max()
+    gain = -float(lp.c @ ray)
+    violation = math.hypot(
+        _recession_violation(lp.row_lower, lp.row_upper, lp.A.matvec(ray)),
+        _recession_violation(lp.col_lower, lp.col_upper, ray),
+    )
+    # every y violates the dual constraints by gain / norm or more
+    return gain > 1e-9 * float(ray.norm()) * (1 + float(lp.c.norm())) and violation <= rtol * gain
+
+
+def _finds_feasible_point(lp: LinearProgram, backend: LPBackend) -> bool:
+    """Whether ``backend``, with the costs left out, finds a point that meets the primal tolerance."""
+    without_costs = LinearProgram(
+        c=torch.zeros_like(lp.c), A=lp.A, row_lower=lp.row_lower, row_upper=lp.row_upper,
+        col_lower=lp.col_lower, col_upper=lp.col_upper,
+    )  # fmt: skip
+    x = _point("x", backend.solve(without_costs).x, lp.num_columns, lp.A.device)
+    return bool(torch.isfinite(x).all()) and _primal_residual(lp, x) <= backend.rtol
+
+
+def _primal_residual(lp: LinearProgram, x: Tensor) -> float:
+    activity = lp.A.matvec(x)
+    off_rows = activity - activity.clamp(lp.row_lower, lp.row_upper)
+    off_columns = x - x.clamp(lp.col_lower, lp.col_upper)
+    return math.hypot(float(off_rows.norm()), float(off_columns.norm())) / (1 + _largest_bounds(lp))
+
+
+def _largest_bounds(lp: LinearProgram) -> float:
+    """``||b||``, b holding the finite bound of larger magnitude of each row."""
+    return float(torch.maximum(_finite_or_zero(lp.row_lower).abs(), _finite_or_zero(lp.row_upper).abs()).norm())
+
+
+def _support(lower: Tensor, upper: Tensor, dual: Tensor) -> tuple[float, float]:
+    """``Σ lower dual⁺ − upper dual⁻`` over the finite bounds, and the norm of what infinite bounds leave over."""
+    at_lower, at_upper = dual.clamp(min=0), (-dual).clamp(min=0)
+    value = float((at_lower * _finite_or_zero(lower)).sum() - (at_upper * _finite_or_zero(upper)).sum())
+    left_over = torch.where(torch.isfinite(lower), 0.0, at_lower) + torch.where(torch.isfinite(upper), 0.0, at_upper)
+    return value, float(left_over.norm())
+
+
+def _recession_violation(lower: Tensor, upper: Tensor, ray: Tensor) -> float:
+    below = torch.where(torch.isfinite(lower), (-ray).clamp(min=0), 0.0)
+    above = torch.where(torch.isfinite(upper), ray.clamp(min=0), 0.0)
+    return float((below + above).norm())
+
+
+def _finite_or_zero(vector: Tensor) -> Tensor:
+    return torch.where(torch.isfinite(vector), vector, 0.0)
+
+
+def _point(name: str, value: Tensor | None, size: int, device: torch.device) -> Tensor:
+    if value is None:
+        return torch.full((size,), math.nan, dtype=torch.float64, device=device)
+    if value.shape != (size,):
+        raise ValueError(f"the backend returned {name} of shape {tuple(value.shape)}, expected ({size},)")
+    return value.detach().to(device=device, dtype=torch.float64)
+
+
+def _check_products(A: LinearOperator) -> None:  # noqa: N803
+    """One product with A and one with its transpose: finite, of the right shape, and y^T(Ax) = x^T(A^T y)."""
+    generator = torch.Generator().manual_seed(0)
+    m, n = A.shape
+    x = torch.randn(n, dtype=torch.float64, generator=generator).to(A.device)
+    y = torch.randn(m, dtype=torch.float64, generator=generator).to(A.device)
+    ax, aty = A.matvec(x), A.rmatvec(y)
+    for name, product, size in (("matvec", ax, m), ("rmatvec", aty, n)):
+        if product.shape != (size,):
+            raise ValueError(f"A.{name}: expected a result of shape ({size},), got {tuple(product.shape)}")
+        if not torch.isfinite(product).all():
+            raise ValueError(f"A.{name}: a product with finite numbers holds NaN or inf; check the entries of A")
+    if abs(float(y @ ax - x @ aty)) > 1e-3 * (1 + float(y.norm() * ax.norm())):
+        raise ValueError("A: rmatvec is not the transpose of matvec: y^T(Ax) and x^T(A^T y) differ on a random pair")
