@@ -1,8 +1,8 @@
 """One LP step with every curvature model, from one warm point per seed, beside the controls.
 
 For each problem and seed the same warm-up is done once; every model then builds its curvature there, solves the
-direction LP along a short path of slacks, and searches along the best direction on the selection split; the test split is read at
-the end. Finished cells are kept in OUT/cells, so that an interrupted run goes on where it was.
+direction LP along a short path of slacks, and searches along the best direction on the selection split; the test split
+is read at the end. Finished cells are kept in OUT/cells, so that an interrupted run goes on where it was.
 
 Example:
     python benchmarks/curvature_models.py --problems digits --seeds 5 --out runs/curvature
