@@ -243,6 +243,20 @@ def show(rows: list[dict[str, Any]], metric: str, console: Console) -> None:
     console.print(table)
 
 
+def markdown(rows: list[dict[str, Any]], metric: str) -> str:
+    """The table as the documentation shows it."""
+    lines = [
+        f"| model | selection {metric} | test {metric} | LP value | gradients | seconds |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        spread = "" if row["test_std"] is None else f" ± {row['test_std']:.3g}"
+        rest = [_short(row[key]) for key in ("lp_objective", "gradient_equivalents", "seconds")]
+        cells = [row["row"], _short(row["selection"]), _short(row["test"]) + spread, *rest]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def _short(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
@@ -270,7 +284,9 @@ def main() -> None:
     console = Console(width=130)
     tables = {name: summary(options.out, name, bulk=options.bulk) for name in options.problems}
     for name, rows in tables.items():
-        show(rows, "loss" if name == "digits" else "perplexity", console)
+        metric = "loss" if name == "digits" else "perplexity"
+        show(rows, metric, console)
+        write_atomically(options.out / f"{name}.md", markdown(rows, metric))
     results = {"torch": torch.__version__, "tables": tables}
     write_atomically(options.out / "results.json", json.dumps(results, indent=2))
     console.print(

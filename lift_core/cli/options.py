@@ -6,6 +6,7 @@ import inspect
 import json
 import types
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from lift_core.lp import LPBackend
@@ -65,7 +66,9 @@ def check_options(flag: str, target: Callable[..., object], options: Mapping[str
     parameters = inspect.signature(target).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
-    hints = get_type_hints(target.__init__ if isinstance(target, type) else target)
+    # a class's own annotations are read where each base was written, those of a generated __init__ are not
+    spoken = target.__init__ if isinstance(target, type) and not is_dataclass(target) else target
+    hints = get_type_hints(spoken)
     for name, value in options.items():
         if name not in parameters:
             known = ", ".join(parameters) or "none at all"
