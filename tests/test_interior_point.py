@@ -17,7 +17,15 @@ from backends.interior_point.sparse import SparseSystem
 from backends.interior_point.structured import StructuredSystem
 from backends.interior_point.system import NewtonSystem, set_units
 from lift_core.lp import LinearProgram, LPStatus, proves_infeasible, solve_lp
-from lift_core.operators import Dense, Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal, MatrixFree
+from lift_core.operators import (
+    Dense,
+    Diagonal,
+    DirectionMatrix,
+    LinearOperator,
+    LowRankPlusDiagonal,
+    MatrixFree,
+    Sparse,
+)
 from lift_core.testing import (
     KnownLP,
     LPCase,
@@ -61,7 +69,7 @@ def strengthened_dense(matrix: LinearOperator) -> NewtonSystem:
 
 
 def sparse_from_dense(matrix: LinearOperator) -> NewtonSystem:
-    return SparseSystem(sp.csr_matrix(matrix.to_dense().numpy()), torch.device("cpu"))
+    return SparseSystem(Sparse(sp.csr_array(matrix.to_dense().numpy())))
 
 
 def structured(matrix: LinearOperator) -> NewtonSystem:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from backends.kkt import KKTCheck, Residuals
 from backends.pdlp import PDLP, halpern
-from backends.pdlp.kkt import KKTCheck, Residuals
 from backends.pdlp.projection import DenseProjection, FactoredProjection, Graph, make_projection
 from backends.pdlp.restarts import PrimalWeight, RestartRule
 from backends.pdlp.scaling import equilibrate, ruiz_pock_chambolle, scale, spectral_norm

@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import torch
 
+from backends.devices import move_program
 from backends.interior_point.dense import DenseSystem
 from backends.interior_point.predictor_corrector import solve_by_predictor_corrector
 from backends.interior_point.sparse import SparseSystem
 from backends.interior_point.structured import StructuredSystem, core_size
 from backends.interior_point.system import NewtonSystem
-from backends.pdlp.devices import move_program
 from lift_core.lp import BackendAnswer, LinearProgram, LPBackend, LPStart
 from lift_core.operators import DENSE_LIMIT, DirectionMatrix, LinearOperator, Sparse
 
@@ -56,11 +56,10 @@ class InteriorPoint(LPBackend):
         Raises:
             ValueError: if A is known through products only and is too large to be formed.
         """
-        del start
         deadline = time.monotonic() + self.time_limit
         lp = move_program(lp, self.device)
         return solve_by_predictor_corrector(
-            lp, choose_system(lp.A), rtol=self.rtol, max_iterations=self.max_iterations, deadline=deadline
+            lp, choose_system(lp.A), start, rtol=self.rtol, max_iterations=self.max_iterations, deadline=deadline
         )
 
 
@@ -75,7 +74,7 @@ def choose_system(A: LinearOperator) -> NewtonSystem:  # noqa: N803
         return StructuredSystem(A)
     hessian = A.hessian if isinstance(A, DirectionMatrix) else A
     if isinstance(hessian, Sparse) and m > DENSE_ROWS:
-        return SparseSystem(A.lifted().matrix, A.device)
+        return SparseSystem(A)
     if max(m * n, m * m) > DENSE_LIMIT:
         raise ValueError(
             f"A: {hessian!r} makes a program of shape {(m, n)}, too large to be factorised without structure; use "

@@ -8,8 +8,8 @@ from typing import ClassVar, Literal
 
 import torch
 
+from backends.devices import move_program
 from backends.pdlp import douglas_rachford, halpern
-from backends.pdlp.devices import move_program
 from backends.pdlp.limits import Limits
 from backends.pdlp.projection import Projection
 from backends.pdlp.units import fit_projection

@@ -20,9 +20,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from backends.pdlp.certificates import certify
+from backends.certificates import certify
+from backends.kkt import Incumbent, KKTCheck, Residuals
 from backends.pdlp.interior import interior_pair
-from backends.pdlp.kkt import Incumbent, KKTCheck, Residuals
 from backends.pdlp.limits import Limits
 from backends.pdlp.projection import Projection
 from backends.pdlp.restarts import PrimalWeight, RestartRule

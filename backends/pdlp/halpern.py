@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from backends.pdlp.certificates import certify
-from backends.pdlp.kkt import Incumbent, KKTCheck, Residuals
+from backends.certificates import certify
+from backends.kkt import Incumbent, KKTCheck, Residuals
 from backends.pdlp.limits import Limits
 from backends.pdlp.restarts import PrimalWeight, RestartRule
 from backends.pdlp.scaling import ScaledLP, read_entries, scale, spectral_norm

@@ -92,11 +92,14 @@ class _Support:
     """``sum lower * dual^+ - upper * dual^-`` over finite bounds, and the norm of what the infinite ones leave over."""
 
     def __init__(self, lower: Tensor, upper: Tensor) -> None:
-        self.no_lower, self.no_upper = torch.isinf(lower), torch.isinf(upper)
-        self.lower, self.upper = lower.masked_fill(self.no_lower, 0.0), upper.masked_fill(self.no_upper, 0.0)
+        no_lower, no_upper = torch.isinf(lower), torch.isinf(upper)
+        self.missing = (no_lower, no_upper) if bool(no_lower.any() or no_upper.any()) else None
+        self.lower = lower.masked_fill(no_lower, 0.0) if self.missing else lower
+        self.upper = upper.masked_fill(no_upper, 0.0) if self.missing else upper
 
     def __call__(self, dual: Tensor) -> tuple[Tensor, Tensor]:
-        at_lower, at_upper = dual.clamp(min=0), (-dual).clamp(min=0)
-        return self.lower @ at_lower - self.upper @ at_upper, (
-            at_lower * self.no_lower + at_upper * self.no_upper
-        ).norm()
+        at_lower, at_upper = dual.clamp(min=0), dual.clamp(max=0).neg_()
+        value = self.lower @ at_lower - self.upper @ at_upper
+        if self.missing is None:
+            return value, value.new_zeros(())
+        return value, (at_lower * self.missing[0] + at_upper * self.missing[1]).norm()
