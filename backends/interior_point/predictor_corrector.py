@@ -84,7 +84,7 @@ def solve_by_predictor_corrector(
     best, iteration, n = Best(lp, barrier.newton), 0, lp.num_columns
     try:
         if start is not None:
-            best.offer(*start, *barrier.newton.products(*start))
+            best.offer(start.x, start.y, *barrier.newton.products(start.x, start.y))
             if best.worst <= rtol:
                 return best.answer(LPStatus.OPTIMAL, 0)
         at = starting_point(barrier) if start is None else warm_point(barrier, start)

@@ -1,0 +1,172 @@
+"""Polishing: from a pair of modest accuracy to an exact one, by proximal points with ever longer steps.
+
+A first-order method finds which bounds and rows bind long before it has solved the equations that they leave over;
+where A is badly conditioned, that can take it forever. With a slack s for every row, the proximal point of the
+Lagrangian ``c^T x - y^T (A x - s)`` at (x0, s0, y0),
+
+    x(y) = proj(x0 - tau (c - A^T y)),   s(y) = proj(s0 - tau y),   A x(y) - s(y) + (y - y0) / sigma = 0,
+
+is one semismooth equation in y: the gradient of a convex function, to which Newton's method with a line search applies.
+Its matrix is ``tau (A P A^T + Q) + I / sigma``, P and Q marking the columns and slacks inside their bounds. For a
+linear program a single proximal step that is long enough ends in a solution. Results are offered, never trusted.
+
+Reference: Li, Sun & Toh (2020), An asymptotically superlinearly convergent semismooth Newton augmented Lagrangian
+method for linear programming, SIAM J. Optim. 30(3), arXiv 1903.09546; Rockafellar (1976).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from lift_core.lp import LinearProgram
+from lift_core.operators import Dense, Sparse
+
+MOST_ROWS = 2_000
+"""Newton's matrix is dense and has a row for every row of A."""
+FIRST_RESIDUAL = 0.1
+"""Residual from which on polishing is tried."""
+PATIENCE = 1.5
+"""Growth of the number of iterations from one attempt to the next."""
+FIRST_STEP, LONGER = 10.0, 4.0
+"""Length of the first proximal step, in steps of the first-order method, and its growth while they are easy."""
+STEPS_PER_POINT, EASY = 30, 5
+"""Newton steps after which a proximal point is given up, and up to which it was an easy one."""
+FAILURES = 3
+HALVINGS = 15
+ITERATIONS_PER_STEP = 100
+"""One Newton step is allowed for so many iterations of the first-order method."""
+
+
+class Polish:
+    """When to try, and what to do, for one program in scaled units."""
+
+    def __init__(self, matrix: Dense | Sparse) -> None:
+        self._matrix, self._next = matrix, 0
+
+    @staticmethod
+    def fitting(matrix: Dense | Sparse) -> Polish | None:
+        """For matrices with few enough rows."""
+        return Polish(matrix) if 0 < matrix.shape[0] <= MOST_ROWS else None
+
+    def is_due(self, iterations: int, residual: float) -> bool:
+        return iterations >= self._next and residual <= FIRST_RESIDUAL
+
+    def run(
+        self,
+        program: LinearProgram,
+        x: Float64[Tensor, " n"],
+        y: Float64[Tensor, " m"],
+        weight: float,
+        step: float,
+        *,
+        judge: Callable[[Tensor, Tensor], float],
+        goal: float,
+        iterations: int,
+    ) -> None:
+        """Take proximal steps until ``judge`` finds a pair below ``goal`` or they bring nothing any more."""
+        self._next = int(PATIENCE * iterations)
+        allowed, failures, length = 20 + iterations // ITERATIONS_PER_STEP, 0, FIRST_STEP * step
+        s = self._matrix.matvec(x).clamp(program.row_lower, program.row_upper)
+        while allowed > 0 and failures < FAILURES:
+            point = ProximalPoint(program, self._matrix, x, s, y, tau=length / weight, sigma=length * weight)
+            found = point.solve(min(STEPS_PER_POINT, allowed))
+            allowed -= max(found.steps, 1)
+            if not found.converged:
+                failures, length = failures + 1, length / (2 * LONGER)
+                continue
+            x, s, y = found.x, found.s, found.y
+            if judge(x, _with_signs(y, program)) <= goal:
+                return
+            length *= LONGER if found.steps <= EASY else 1.0
+
+
+class _Found(NamedTuple):
+    x: Tensor
+    s: Tensor
+    y: Tensor
+    steps: int
+    converged: bool
+
+
+class _Values(NamedTuple):
+    """x(y) and s(y), which of them are inside their bounds, and what is left of the equation."""
+
+    x: Tensor
+    s: Tensor
+    inside_x: Tensor
+    inside_s: Tensor
+    off: Tensor
+
+
+class ProximalPoint:
+    """One proximal step."""
+
+    def __init__(
+        self, program: LinearProgram, matrix: Dense | Sparse, x: Tensor, s: Tensor, y: Tensor, *, tau: float, sigma: float
+    ) -> None:
+        self._program, self._matrix = program, matrix
+        self._x, self._s, self._y, self._tau, self._sigma = x, s, y, tau, sigma
+
+    def solve(self, max_steps: int) -> _Found:
+        """Newton's method; converged when the equation holds to a thousandth of the move of y."""
+        y, at = self._y, self._at(self._y)
+        for steps in range(max_steps + 1):
+            off, move = float(at.off.norm()), float((y - self._y).norm()) / self._sigma
+            if (steps and off <= 1e-3 * move) or off <= 1e-14:
+                return _Found(at.x, at.s, y, steps, True)
+            direction = self._newton_direction(at) if steps < max_steps else None
+            if direction is None:
+                return _Found(at.x, at.s, y, steps, False)
+            y, at = self._line_search(y, at, direction)
+        raise AssertionError("unreachable: the last step has no direction")
+
+    def _at(self, y: Tensor) -> _Values:
+        lp = self._program
+        x = self._x - self._tau * (lp.c - self._matrix.rmatvec(y))
+        s = self._s - self._tau * y
+        inside_x, inside_s = (x > lp.col_lower) & (x < lp.col_upper), (s > lp.row_lower) & (s < lp.row_upper)
+        x, s = x.clamp(lp.col_lower, lp.col_upper), s.clamp(lp.row_lower, lp.row_upper)
+        return _Values(x, s, inside_x, inside_s, self._matrix.matvec(x) - s + (y - self._y) / self._sigma)
+
+    def _newton_direction(self, at: _Values) -> Tensor | None:
+        normal = self._tau * normal_matrix(self._matrix, at.inside_x)
+        normal.diagonal().add_(self._tau * at.inside_s + 1 / self._sigma)
+        factor, info = torch.linalg.cholesky_ex(normal)
+        if int(info) != 0:
+            return None
+        direction = -torch.cholesky_solve(at.off[:, None], factor)[:, 0]
+        return direction if bool(torch.isfinite(direction).all()) else None
+
+    def _line_search(self, y: Tensor, at: _Values, direction: Tensor) -> tuple[Tensor, _Values]:
+        """Bisection for a step whose slope is at most half of the first one, from the full step on."""
+        first, low, high, length = abs(float(at.off @ direction)), 0.0, 1.0, 1.0
+        for _ in range(HALVINGS):
+            ahead = self._at(y + length * direction)
+            slope = float(ahead.off @ direction)
+            if not slope > first / 2 and (length == 1 or not slope < -first / 2):
+                break
+            low, high = (low, length) if slope > 0 else (length, high)
+            length = (low + high) / 2
+        return y + length * direction, ahead
+
+
+def normal_matrix(matrix: Dense | Sparse, columns: Tensor) -> Float64[Tensor, "m m"]:
+    """``A P A^T`` for the columns that a mask marks."""
+    if isinstance(matrix, Dense):
+        kept = matrix.matrix[:, columns]
+        return kept @ kept.T
+    kept = matrix.matrix[:, np.flatnonzero(columns.cpu().numpy())]
+    return torch.from_numpy((kept @ kept.T).toarray()).to(columns.device)
+
+
+def _with_signs(y: Tensor, program: LinearProgram) -> Tensor:
+    """Without components against rows that have no bound on that side."""
+    y = torch.where(torch.isinf(program.row_upper), y.clamp(min=0), y)
+    return torch.where(torch.isinf(program.row_lower), y.clamp(max=0), y)
