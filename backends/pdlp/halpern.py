@@ -168,13 +168,18 @@ class PDHG(AnchoredIteration):
 
     def is_done(self, column: int, residuals: Residuals) -> bool:
         goal, polish = SAFETY * self.rtol, self.polish[column]
-        if residuals.worst > goal and polish is not None and polish.is_due(self.iterations, residuals.worst):
-            self._polish(column, polish)
+        if residuals.worst > goal and polish is not None and polish.is_due(self.iterations):
+            self._polish(column, polish, residuals.worst)
         return self.best[column].score <= goal
 
     def restart(self, due: list[bool], residuals: list[Residuals]) -> None:
         for column, is_due in enumerate(due):
-            if is_due:
+            if column in self.jumps:
+                x, y = self.jumps.pop(column)
+                pair = Pair(x, y, self.A.matvec(x), self.A.rmatvec(y))
+                for block, values in zip(self.mapped, pair, strict=True):
+                    block[:, column] = values
+            elif is_due:
                 found = residuals[column]
                 ratio = found.dual / found.primal if found.primal > 0 else math.inf
                 self.weights[column].update(*self.moves[column], ratio)
@@ -202,19 +207,21 @@ class PDHG(AnchoredIteration):
         self._begin(fresh)
         self._any_fresh = pending
 
-    def _polish(self, column: int, polish: Polish) -> None:
-        """Offer what Newton's method makes of the current pair."""
-        scaled, lp = self.scaled, self.batch
+    def _polish(self, column: int, polish: Polish, residual: float) -> None:
+        """Offer what Newton's method makes of the current pair, and go on from there if it is better."""
+        scaled, lp, best = self.scaled.keep([column]), self.batch.keep([column]), self.best[column]
+        kkt = KKTCheck(lp)
 
         def judge(x: Tensor, y: Tensor) -> float:
-            primal, dual = scaled.keep([column]).primal(x[:, None]), scaled.keep([column]).dual(y[:, None])
+            primal, dual = scaled.primal(x[:, None]), scaled.dual(y[:, None])
             activity, pullback = product(lp.A, primal), transposed_product(lp.A, dual)
-            found = Residuals(*KKTCheck(lp.keep([column])).evaluate(primal, dual, activity, pullback)[:, 0].tolist())
-            self.best[column].offer(primal[:, 0], dual[:, 0], found.worst)
+            found = Residuals(*kkt.evaluate(primal, dual, activity, pullback)[:, 0].tolist())
+            best.offer(primal[:, 0], dual[:, 0], found.worst)
             return found.worst
 
-        weight, step = self.weights[column].value, self.eta
-        polish.run(
-            scaled.batch.program(column), self.mapped.x[:, column], self.mapped.y[:, column], weight, step,
-            judge=judge, goal=SAFETY * self.rtol, iterations=self.iterations,
+        found = polish.run(
+            scaled.batch.program(0), self.mapped.x[:, column], self.mapped.y[:, column], self.weights[column].value,
+            self.eta, judge=judge, goal=SAFETY * self.rtol, iterations=self.iterations,
         )  # fmt: skip
+        if found.residual < residual / 2:
+            self.jumps[column] = found.x, found.y

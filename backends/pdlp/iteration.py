@@ -58,6 +58,8 @@ class AnchoredIteration(ABC):
         batch: the programs that are still to be solved.
         iterations: applications of T.
         best: the best pair of every program so far.
+        errors: fixed-point errors of every program, now and at the beginning of its epoch.
+        jumps: pairs that some programs are to restart from, instead of T(z).
     """
 
     def __init__(self, batch: Batch, weights: list[PrimalWeight], best: list[Incumbent]) -> None:
@@ -65,6 +67,7 @@ class AnchoredIteration(ABC):
         self.rules = [RestartRule() for _ in weights]
         self.epoch, self.restarts = [0] * batch.size, [0] * batch.size
         self.errors: list[tuple[float, float]] = []
+        self.jumps: dict[int, tuple[Tensor, Tensor]] = {}
 
     @abstractmethod
     def map(self) -> Tensor:
@@ -111,8 +114,10 @@ class AnchoredIteration(ABC):
     def proceed(self, residuals: list[Residuals]) -> None:
         """Restart the programs that are due and go on with the others; call after `check`."""
         due = [
-            rule.due(error, initial=initial, epoch_iterations=epoch + 1, iterations=self.iterations)
-            for rule, epoch, (error, initial) in zip(self.rules, self.epoch, self.errors, strict=True)
+            rule.due(error, initial=initial, epoch_iterations=epoch + 1, iterations=self.iterations) or column in self.jumps
+            for column, (rule, epoch, (error, initial)) in enumerate(
+                zip(self.rules, self.epoch, self.errors, strict=True)
+            )
         ]
         if not all(due):
             self.average(next(self.shares(1)))

@@ -30,33 +30,33 @@ from lift_core.operators import Dense, Sparse
 
 MOST_ROWS = 2_000
 """Newton's matrix is dense and has a row for every row of A."""
-FIRST_RESIDUAL = 0.1
-"""Residual from which on polishing is tried."""
-PATIENCE = 1.5
-"""Growth of the number of iterations from one attempt to the next."""
+FIRST_ATTEMPT, PATIENCE = 500, 2.0
+"""Iterations before the first attempt, and their growth from one attempt to the next."""
 FIRST_STEP, LONGER = 10.0, 4.0
 """Length of the first proximal step, in steps of the first-order method, and its growth while they are easy."""
 STEPS_PER_POINT, EASY = 30, 5
 """Newton steps after which a proximal point is given up, and up to which it was an easy one."""
 FAILURES = 3
+STALLED = 6
+"""Newton steps without a halving after which rounding is taken to have won."""
 HALVINGS = 15
-ITERATIONS_PER_STEP = 100
-"""One Newton step is allowed for so many iterations of the first-order method."""
+FEWEST_STEPS = 50
+"""Newton steps that an attempt may always take; beyond that, half of what the first-order method has cost so far."""
 
 
 class Polish:
     """When to try, and what to do, for one program in scaled units."""
 
     def __init__(self, matrix: Dense | Sparse) -> None:
-        self._matrix, self._next = matrix, 0
+        self._matrix, self._next = matrix, FIRST_ATTEMPT
 
     @staticmethod
     def fitting(matrix: Dense | Sparse) -> Polish | None:
         """For matrices with few enough rows."""
         return Polish(matrix) if 0 < matrix.shape[0] <= MOST_ROWS else None
 
-    def is_due(self, iterations: int, residual: float) -> bool:
-        return iterations >= self._next and residual <= FIRST_RESIDUAL
+    def is_due(self, iterations: int) -> bool:
+        return iterations >= self._next
 
     def run(
         self,
@@ -69,22 +69,40 @@ class Polish:
         judge: Callable[[Tensor, Tensor], float],
         goal: float,
         iterations: int,
-    ) -> None:
+    ) -> Polished:
         """Take proximal steps until ``judge`` finds a pair below ``goal`` or they bring nothing any more."""
         self._next = int(PATIENCE * iterations)
-        allowed, failures, length = 20 + iterations // ITERATIONS_PER_STEP, 0, FIRST_STEP * step
-        s = self._matrix.matvec(x).clamp(program.row_lower, program.row_upper)
+        allowed, failures, length = self._affordable(iterations), 0, FIRST_STEP * step
+        s, best = self._matrix.matvec(x).clamp(program.row_lower, program.row_upper), Polished(x, y, math.inf)
         while allowed > 0 and failures < FAILURES:
             point = ProximalPoint(program, self._matrix, x, s, y, tau=length / weight, sigma=length * weight)
             found = point.solve(min(STEPS_PER_POINT, allowed))
             allowed -= max(found.steps, 1)
-            if not found.converged:
+            candidate = Polished(found.x, _with_signs(found.y, program), 0.0)
+            candidate = candidate._replace(residual=judge(candidate.x, candidate.y))
+            better = candidate.residual < best.residual
+            if not (found.converged or better):
                 failures, length = failures + 1, length / (2 * LONGER)
                 continue
-            x, s, y = found.x, found.s, found.y
-            if judge(x, _with_signs(y, program)) <= goal:
-                return
-            length *= LONGER if found.steps <= EASY else 1.0
+            x, s, y, best = found.x, found.s, found.y, candidate if better else best
+            failures = 0 if better else failures
+            if best.residual <= goal:
+                break
+            length *= LONGER if found.converged and found.steps <= EASY else 1 / LONGER if not found.converged else 1.0
+        return best
+
+    def _affordable(self, iterations: int) -> int:
+        """Newton steps: one costs about as much as 10 iterations, and O(m^3) where m is large."""
+        cost = 10 + (self._matrix.shape[0] / 50) ** 2
+        return FEWEST_STEPS + int(iterations / (2 * cost))
+
+
+class Polished(NamedTuple):
+    """A pair in scaled units, and what the judge said of it."""
+
+    x: Tensor
+    y: Tensor
+    residual: float
 
 
 class _Found(NamedTuple):
@@ -116,14 +134,15 @@ class ProximalPoint:
 
     def solve(self, max_steps: int) -> _Found:
         """Newton's method; converged when the equation holds to a thousandth of the move of y."""
-        y, at = self._y, self._at(self._y)
+        y, at, smallest, since = self._y, self._at(self._y), math.inf, 0
         for steps in range(max_steps + 1):
             off, move = float(at.off.norm()), float((y - self._y).norm()) / self._sigma
-            if (steps and off <= 1e-3 * move) or off <= 1e-14:
-                return _Found(at.x, at.s, y, steps, True)
-            direction = self._newton_direction(at) if steps < max_steps else None
+            since = 0 if off < smallest / 2 else since + 1
+            smallest = min(smallest, off)
+            converged = (steps > 0 and off <= 1e-3 * move) or off <= 1e-14
+            direction = None if converged or steps == max_steps or since > STALLED else self._newton_direction(at)
             if direction is None:
-                return _Found(at.x, at.s, y, steps, False)
+                return _Found(at.x, at.s, y, steps, converged)
             y, at = self._line_search(y, at, direction)
         raise AssertionError("unreachable: the last step has no direction")
 
@@ -141,7 +160,9 @@ class ProximalPoint:
         factor, info = torch.linalg.cholesky_ex(normal)
         if int(info) != 0:
             return None
-        direction = -torch.cholesky_solve(at.off[:, None], factor)[:, 0]
+        off = -at.off[:, None]
+        direction = torch.cholesky_solve(off, factor)
+        direction = (direction + torch.cholesky_solve(off - normal @ direction, factor))[:, 0]
         return direction if bool(torch.isfinite(direction).all()) else None
 
     def _line_search(self, y: Tensor, at: _Values, direction: Tensor) -> tuple[Tensor, _Values]:
