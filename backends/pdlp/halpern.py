@@ -34,6 +34,8 @@ from backends.pdlp.scaling import ScaledBatch, read_entries, scale, spectral_nor
 from lift_core.lp import BackendAnswer, LinearProgram, LPStart, LPStatus
 
 STEP = 0.998
+JUMP = 10.0
+"""Polished pairs that are so many times better are where the next epoch starts."""
 SAFETY = 0.98
 """Share of ``rtol`` to reach: residuals from carried products differ a little from recomputed ones."""
 
@@ -223,5 +225,5 @@ class PDHG(AnchoredIteration):
             scaled.batch.program(0), self.mapped.x[:, column], self.mapped.y[:, column], self.weights[column].value,
             self.eta, judge=judge, goal=SAFETY * self.rtol, iterations=self.iterations,
         )  # fmt: skip
-        if found.residual < residual / 2:
+        if found.residual < residual / JUMP:
             self.jumps[column] = found.x, found.y

@@ -34,13 +34,13 @@ FIRST_ATTEMPT, PATIENCE = 500, 2.0
 """Iterations before the first attempt, and their growth from one attempt to the next."""
 FIRST_STEP, LONGER = 10.0, 4.0
 """Length of the first proximal step, in steps of the first-order method, and its growth while they are easy."""
-STEPS_PER_POINT, EASY = 30, 5
+STEPS_PER_POINT, EASY = 40, 6
 """Newton steps after which a proximal point is given up, and up to which it was an easy one."""
 FAILURES = 3
-STALLED = 6
-"""Newton steps without a halving after which rounding is taken to have won."""
+STALLED, SMALL = 6, 1e-6
+"""Newton steps without a halving after which rounding is taken to have won, once the equation is that nearly solved."""
 HALVINGS = 15
-FEWEST_STEPS = 50
+FEWEST_STEPS = 100
 """Newton steps that an attempt may always take; beyond that, half of what the first-order method has cost so far."""
 
 
@@ -72,8 +72,9 @@ class Polish:
     ) -> Polished:
         """Take proximal steps until ``judge`` finds a pair below ``goal`` or they bring nothing any more."""
         self._next = int(PATIENCE * iterations)
-        allowed, failures, length = self._affordable(iterations), 0, FIRST_STEP * step
-        s, best = self._matrix.matvec(x).clamp(program.row_lower, program.row_upper), Polished(x, y, math.inf)
+        best, length = Polished(x, y, math.inf), FIRST_STEP * step
+        allowed, failures = self._affordable(iterations), 0
+        s = self._matrix.matvec(x).clamp(program.row_lower, program.row_upper)
         while allowed > 0 and failures < FAILURES:
             point = ProximalPoint(program, self._matrix, x, s, y, tau=length / weight, sigma=length * weight)
             found = point.solve(min(STEPS_PER_POINT, allowed))
@@ -140,7 +141,7 @@ class ProximalPoint:
             since = 0 if off < smallest / 2 else since + 1
             smallest = min(smallest, off)
             converged = (steps > 0 and off <= 1e-3 * move) or off <= 1e-14
-            direction = None if converged or steps == max_steps or since > STALLED else self._newton_direction(at)
+            direction = None if converged or steps == max_steps or (since > STALLED and off < SMALL) else self._newton_direction(at)
             if direction is None:
                 return _Found(at.x, at.s, y, steps, converged)
             y, at = self._line_search(y, at, direction)
