@@ -40,8 +40,8 @@ class PDLP(LPBackend):
         device: where to compute; None: where the program lives.
         check_interval: iterations from one check of residuals and restarts to the next; only these wait for the device.
         densify_limit: ``"auto"`` reads matrix-free Hessians of up to this size column by column, to factor them.
-        polish: whether r2HPDHG may finish by proximal Newton steps where entries of A are at hand, for up to 2,000
-            rows: `backends.pdlp.polish`.
+        polish: whether proximal Newton steps may finish what iterations have begun, where entries of A are at hand
+            (up to 2,000 rows) or curvature is factored; they count as iterations. See `backends.pdlp.polish`.
         callback: is given a `Check` (iterations, seconds, restarts, weight, residuals, objectives) of every program at
             every check; if it returns True, the solve stops as `INTERRUPTED` with the best pair so far. A list's
             ``append`` keeps a log.
@@ -115,7 +115,9 @@ class PDLP(LPBackend):
             if projection is None:
                 found = halpern.solve(rest, starts, limits, callback=self.callback, polish=self.polish)
             else:
-                found = douglas_rachford.solve(rest, projection, starts, limits, callback=self.callback)
+                found = douglas_rachford.solve(
+                    rest, projection, starts, limits, callback=self.callback, polish=self.polish
+                )
             answers |= dict(zip(left, found, strict=True))
         return [answers[column] for column in range(batch.size)]
 

@@ -26,6 +26,7 @@ from backends.pdlp.batch import Batch, product, transposed_product
 from backends.pdlp.interior import interior_pair
 from backends.pdlp.iteration import AnchoredIteration, Callback, drive
 from backends.pdlp.limits import Limits
+from backends.pdlp.polish import Polish, equations_of_factors
 from backends.pdlp.projection import Projection
 from backends.pdlp.restarts import PrimalWeight
 from backends.pdlp.units import in_units
@@ -34,6 +35,8 @@ from lift_core.lp import BackendAnswer, LPStart, LPStatus
 SAFETY = 0.9
 """Share of ``rtol`` for residuals; gap and leak together get half of that, so that the objective is within ``rtol``."""
 STALL_ITERATIONS = 5_000
+FIRST_POLISH = 80
+"""Iterations before polishing is first tried, where curvature is factored."""
 SMALLEST_SHRINKAGE = 0.9
 """Below this, shrinking towards 0 would cost more than the violation it repairs."""
 
@@ -59,9 +62,10 @@ def solve(
     limits: Limits,
     *,
     callback: Callback | None = None,
+    polish: bool = True,
 ) -> list[BackendAnswer]:
     """Iterate until residuals and leak meet ``limits.rtol``, a certificate is verified, or a limit is reached."""
-    return drive(DouglasRachford(batch, projection, starts, rtol=limits.rtol), limits, callback)
+    return drive(DouglasRachford(batch, projection, starts, rtol=limits.rtol, polish=polish), limits, callback)
 
 
 def is_accurate(residuals: Residuals, rtol: float) -> bool:
@@ -79,7 +83,13 @@ class DouglasRachford(AnchoredIteration):
     """The iterates of one solve in units of the boxes."""
 
     def __init__(
-        self, batch: Batch, projection: Projection, starts: Sequence[LPStart | None], *, rtol: float = 1e-4
+        self,
+        batch: Batch,
+        projection: Projection,
+        starts: Sequence[LPStart | None],
+        *,
+        rtol: float = 1e-4,
+        polish: bool = False,
     ) -> None:
         self.projection, self.rtol, self.n = projection, rtol, len(batch.c)
         zero_x = torch.zeros_like(batch.c).clamp(batch.col_lower, batch.col_upper)
@@ -87,6 +97,9 @@ class DouglasRachford(AnchoredIteration):
         best = [Incumbent(zero_x[:, column], zero_y[:, column]) for column in range(batch.size)]
         super().__init__(batch, [_step_control(max(len(zero_x) + len(zero_y), 1) ** -0.5) for _ in starts], best)
         self.improved_at, self.previous = [0] * batch.size, (zero_x, zero_y)
+        if polish:
+            equations = [equations_of_factors(batch.program(column)) for column in range(batch.size)]
+            self.polish = [None if found is None else Polish(found, FIRST_POLISH) for found in equations]
         self.cost_size = torch.ones(batch.size, dtype=torch.float64, device=zero_x.device)
         self._set_bounds()
         z = torch.zeros_like(self.cost)
@@ -172,8 +185,30 @@ class DouglasRachford(AnchoredIteration):
 
     def is_done(self, column: int, residuals: Residuals) -> bool:
         """Accurate; or within the tolerance when the second half of all iterations brought nothing any more."""
+        if is_accurate(residuals, self.rtol):
+            return True
+        polish = self.polish[column]
+        if polish is not None and polish.is_due(self.iterations) and self._polish(column, polish):
+            return True
         stalled = self.iterations > max(2 * self.improved_at[column], STALL_ITERATIONS)
-        return is_accurate(residuals, self.rtol) or (stalled and residuals.worst <= SAFETY * self.rtol)
+        return stalled and residuals.worst <= SAFETY * self.rtol
+
+    def _polish(self, column: int, polish: Polish) -> bool:
+        """Offer what Newton's method makes of the current pair; whether that is accurate."""
+        lp, best = self.batch.program(column), self.best[column]
+        kkt, x, y = KKTCheck(lp), self.x[:, column], self.y[:, column]
+        weight = float(y.norm()) / (float(x.norm()) or 1.0) or 1.0
+        step = float(self.gamma[column] / self.cost_size[column] * self.projection.graph.scale_x[:, column].square().mean())
+
+        def judge(x: Tensor, y: Tensor) -> float:
+            found = Residuals(*kkt.evaluate(x, y, lp.A.matvec(x), lp.A.rmatvec(y)).tolist())
+            score = max(found.worst, 2 * accuracy(found))
+            best.offer(x, y, score)
+            return score
+
+        goal = SAFETY * self.rtol
+        found = polish.run(lp, x, y, weight, step * weight, judge=judge, goal=goal, iterations=self.iterations)
+        return found.residual <= goal
 
     def feasible_point(self) -> Float64[Tensor, "n b"]:
         """x of ``w2``, shrunk towards 0 until it and its activity fit their bounds, if that is a small change."""

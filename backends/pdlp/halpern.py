@@ -28,12 +28,14 @@ from backends.kkt import Incumbent, KKTCheck, Residuals
 from backends.pdlp.batch import Batch, product, transposed_product
 from backends.pdlp.iteration import AnchoredIteration, Callback, drive
 from backends.pdlp.limits import Limits
-from backends.pdlp.polish import Polish
+from backends.pdlp.polish import Polish, equations_of_entries
 from backends.pdlp.restarts import PrimalWeight
 from backends.pdlp.scaling import ScaledBatch, read_entries, scale, spectral_norm
 from lift_core.lp import BackendAnswer, LinearProgram, LPStart, LPStatus
 
 STEP = 0.998
+FIRST_POLISH = 500
+"""Iterations before polishing is first tried."""
 JUMP = 10.0
 """Polished pairs that are so many times better are where the next epoch starts."""
 SAFETY = 0.98
@@ -112,7 +114,8 @@ class PDHG(AnchoredIteration):
         )
         self.kkt, self.A = KKTCheck(batch), scaled.batch.A
         entries = read_entries(self.A)
-        self.polish = [Polish.fitting(entries) if polish and entries is not None else None for _ in starts]
+        equations = equations_of_entries(entries) if polish and entries is not None else None
+        self.polish = [None if equations is None else Polish(equations, FIRST_POLISH) for _ in starts]
         self.first_error = self.tau = self.sigma = torch.zeros(batch.size, dtype=torch.float64, device=x.device)
         self.at = self.anchor = self.mapped = Pair(x, y, product(self.A, x), transposed_product(self.A, y))
         self._begin([True] * batch.size)
@@ -201,7 +204,6 @@ class PDHG(AnchoredIteration):
 
     def keep(self, columns: list[int]) -> None:
         self.keep_records(columns)
-        self.polish = [self.polish[column] for column in columns]
         self.scaled, self.kkt = self.scaled.keep(columns), KKTCheck(self.batch)
         self.at, self.anchor = self.at.keep(columns), self.anchor.keep(columns)
         self.first_error, fresh = self.first_error[columns], [bool(self._fresh[column]) for column in columns]

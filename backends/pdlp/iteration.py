@@ -14,6 +14,7 @@ from torch import Tensor
 from backends.kkt import Incumbent, Residuals
 from backends.pdlp.batch import Batch
 from backends.pdlp.limits import Limits
+from backends.pdlp.polish import Polish
 from backends.pdlp.restarts import PrimalWeight, RestartRule
 from lift_core.lp import BackendAnswer, LPStatus
 
@@ -59,6 +60,7 @@ class AnchoredIteration(ABC):
         iterations: applications of T.
         best: the best pair of every program so far.
         errors: fixed-point errors of every program, now and at the beginning of its epoch.
+        polish: attempts at finishing each program by Newton steps, which count as iterations; None where there are none.
         jumps: pairs that some programs are to restart from, instead of T(z).
     """
 
@@ -68,6 +70,7 @@ class AnchoredIteration(ABC):
         self.epoch, self.restarts = [0] * batch.size, [0] * batch.size
         self.errors: list[tuple[float, float]] = []
         self.jumps: dict[int, tuple[Tensor, Tensor]] = {}
+        self.polish: list[Polish | None] = [None] * batch.size
 
     @abstractmethod
     def map(self) -> Tensor:
@@ -129,7 +132,7 @@ class AnchoredIteration(ABC):
     def keep_records(self, columns: list[int]) -> None:
         """The part of `keep` that all methods share."""
         self.batch = self.batch.keep(columns)
-        for name in ("best", "weights", "rules", "epoch", "restarts"):
+        for name in ("best", "weights", "rules", "epoch", "restarts", "polish"):
             setattr(self, name, [getattr(self, name)[column] for column in columns])
 
     def report(self, program: int, column: int, residuals: Residuals, seconds: float) -> Check:
@@ -184,4 +187,6 @@ def _verdict(method: AnchoredIteration, column: int, residuals: Residuals, *, ra
 
 def _answer(method: AnchoredIteration, column: int, status: LPStatus | None) -> BackendAnswer | None:
     best = method.best[column]
-    return None if status is None else BackendAnswer(best.x, best.y, status, method.iterations)
+    polish = method.polish[column]
+    iterations = method.iterations + (0 if polish is None else polish.steps)
+    return None if status is None else BackendAnswer(best.x, best.y, status, iterations)

@@ -17,6 +17,7 @@ method for linear programming, SIAM J. Optim. 30(3), arXiv 1903.09546; Rockafell
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -25,13 +26,15 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from backends.interior_point.structured import StructuredSystem, core_size
+from backends.interior_point.system import set_units
 from lift_core.lp import LinearProgram
-from lift_core.operators import Dense, Sparse
+from lift_core.operators import Dense, DirectionMatrix, LinearOperator, Sparse
 
 MOST_ROWS = 2_000
 """Newton's matrix is dense and has a row for every row of A."""
-FIRST_ATTEMPT, PATIENCE = 500, 2.0
-"""Iterations before the first attempt, and their growth from one attempt to the next."""
+PATIENCE = 2.0
+"""Growth of the number of iterations from one attempt to the next."""
 FIRST_STEP, LONGER = 10.0, 4.0
 """Length of the first proximal step, in steps of the first-order method, and its growth while they are easy."""
 STEPS_PER_POINT, EASY = 40, 6
@@ -44,16 +47,73 @@ FEWEST_STEPS = 100
 """Newton steps that an attempt may always take; beyond that, half of what the first-order method has cost so far."""
 
 
-class Polish:
-    """When to try, and what to do, for one program in scaled units."""
+class Equations(ABC):
+    """Products with A, and Newton's equations of a proximal point.
+
+    Attributes:
+        cost: of a Newton step, in iterations of the first-order method.
+    """
+
+    def __init__(self, A: LinearOperator, cost: float) -> None:  # noqa: N803
+        self.A, self.cost = A, cost
+
+    @abstractmethod
+    def solve(
+        self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Float64[Tensor, " m"]
+    ) -> Float64[Tensor, " m"] | None:
+        """``(tau (A P A^T + Q) + I / sigma) y = right``; None if rounding makes the matrix singular."""
+
+
+class EntryEquations(Equations):
+    """By one Cholesky factorisation of a dense matrix with a row for every row of A, and one step of refinement."""
 
     def __init__(self, matrix: Dense | Sparse) -> None:
-        self._matrix, self._next = matrix, FIRST_ATTEMPT
+        super().__init__(matrix, 10 + (matrix.shape[0] / 50) ** 2)
+        self._matrix = matrix
 
-    @staticmethod
-    def fitting(matrix: Dense | Sparse) -> Polish | None:
-        """For matrices with few enough rows."""
-        return Polish(matrix) if 0 < matrix.shape[0] <= MOST_ROWS else None
+    def solve(self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Tensor) -> Tensor | None:
+        normal = tau * normal_matrix(self._matrix, inside_x)
+        normal.diagonal().add_(tau * inside_s + 1 / sigma)
+        factor, info = torch.linalg.cholesky_ex(normal)
+        if int(info) != 0:
+            return None
+        found = torch.cholesky_solve(right[:, None], factor)
+        return (found + torch.cholesky_solve(right[:, None] - normal @ found, factor))[:, 0]
+
+
+class FactoredEquations(Equations):
+    """In O(n (2k + p)^2) with `StructuredSystem`, which the interior-point method solves its equations with."""
+
+    def __init__(self, program: LinearProgram, A: DirectionMatrix) -> None:  # noqa: N803
+        super().__init__(A, 10)
+        self._system = StructuredSystem(A)
+        set_units(self._system, program)
+
+    def solve(self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Tensor) -> Tensor | None:
+        try:
+            self._system.factorize(tau * inside_x.double(), tau * inside_s.double() + 1 / sigma)
+        except torch.linalg.LinAlgError:
+            return None
+        return self._system.solve(right.new_zeros(len(inside_x)), right)[1]
+
+
+def equations_of_entries(matrix: Dense | Sparse) -> Equations | None:
+    """For matrices with few enough rows."""
+    return EntryEquations(matrix) if 0 < matrix.shape[0] <= MOST_ROWS else None
+
+
+def equations_of_factors(program: LinearProgram) -> Equations | None:
+    """For direction LPs with factored curvature of small rank."""
+    A = program.A  # noqa: N806  (the field's letter)
+    fits = isinstance(A, DirectionMatrix) and StructuredSystem.fits(A) and core_size(A) < A.hessian.shape[0]
+    return FactoredEquations(program, A) if fits else None
+
+
+class Polish:
+    """When to try, and what to do, for one program."""
+
+    def __init__(self, equations: Equations, first_attempt: int) -> None:
+        self._equations, self._next, self.steps = equations, first_attempt, 0
 
     def is_due(self, iterations: int) -> bool:
         return iterations >= self._next
@@ -74,11 +134,11 @@ class Polish:
         self._next = int(PATIENCE * iterations)
         best, length = Polished(x, y, math.inf), FIRST_STEP * step
         allowed, failures = self._affordable(iterations), 0
-        s = self._matrix.matvec(x).clamp(program.row_lower, program.row_upper)
+        s = self._equations.A.matvec(x).clamp(program.row_lower, program.row_upper)
         while allowed > 0 and failures < FAILURES:
-            point = ProximalPoint(program, self._matrix, x, s, y, tau=length / weight, sigma=length * weight)
+            point = ProximalPoint(program, self._equations, x, s, y, tau=length / weight, sigma=length * weight)
             found = point.solve(min(STEPS_PER_POINT, allowed))
-            allowed -= max(found.steps, 1)
+            allowed, self.steps = allowed - max(found.steps, 1), self.steps + found.steps
             candidate = Polished(found.x, _with_signs(found.y, program), 0.0)
             candidate = candidate._replace(residual=judge(candidate.x, candidate.y))
             better = candidate.residual < best.residual
@@ -93,9 +153,8 @@ class Polish:
         return best
 
     def _affordable(self, iterations: int) -> int:
-        """Newton steps: one costs about as much as 10 iterations, and O(m^3) where m is large."""
-        cost = 10 + (self._matrix.shape[0] / 50) ** 2
-        return FEWEST_STEPS + int(iterations / (2 * cost))
+        """Newton steps that cost half as much as all iterations so far, and some in any case."""
+        return FEWEST_STEPS + int(iterations / (2 * self._equations.cost))
 
 
 class Polished(NamedTuple):
@@ -128,9 +187,9 @@ class ProximalPoint:
     """One proximal step."""
 
     def __init__(
-        self, program: LinearProgram, matrix: Dense | Sparse, x: Tensor, s: Tensor, y: Tensor, *, tau: float, sigma: float
+        self, program: LinearProgram, equations: Equations, x: Tensor, s: Tensor, y: Tensor, *, tau: float, sigma: float
     ) -> None:
-        self._program, self._matrix = program, matrix
+        self._program, self._equations, self._A = program, equations, equations.A
         self._x, self._s, self._y, self._tau, self._sigma = x, s, y, tau, sigma
 
     def solve(self, max_steps: int) -> _Found:
@@ -149,22 +208,15 @@ class ProximalPoint:
 
     def _at(self, y: Tensor) -> _Values:
         lp = self._program
-        x = self._x - self._tau * (lp.c - self._matrix.rmatvec(y))
+        x = self._x - self._tau * (lp.c - self._A.rmatvec(y))
         s = self._s - self._tau * y
         inside_x, inside_s = (x > lp.col_lower) & (x < lp.col_upper), (s > lp.row_lower) & (s < lp.row_upper)
         x, s = x.clamp(lp.col_lower, lp.col_upper), s.clamp(lp.row_lower, lp.row_upper)
-        return _Values(x, s, inside_x, inside_s, self._matrix.matvec(x) - s + (y - self._y) / self._sigma)
+        return _Values(x, s, inside_x, inside_s, self._A.matvec(x) - s + (y - self._y) / self._sigma)
 
     def _newton_direction(self, at: _Values) -> Tensor | None:
-        normal = self._tau * normal_matrix(self._matrix, at.inside_x)
-        normal.diagonal().add_(self._tau * at.inside_s + 1 / self._sigma)
-        factor, info = torch.linalg.cholesky_ex(normal)
-        if int(info) != 0:
-            return None
-        off = -at.off[:, None]
-        direction = torch.cholesky_solve(off, factor)
-        direction = (direction + torch.cholesky_solve(off - normal @ direction, factor))[:, 0]
-        return direction if bool(torch.isfinite(direction).all()) else None
+        direction = self._equations.solve(at.inside_x, at.inside_s, self._tau, self._sigma, -at.off)
+        return direction if direction is not None and bool(torch.isfinite(direction).all()) else None
 
     def _line_search(self, y: Tensor, at: _Values, direction: Tensor) -> tuple[Tensor, _Values]:
         """Bisection for a step whose slope is at most half of the first one, from the full step on."""
