@@ -35,6 +35,8 @@ from lift_core.lp import BackendAnswer, LPStart, LPStatus
 SAFETY = 0.9
 """Share of ``rtol`` for residuals; gap and leak together get half of that, so that the objective is within ``rtol``."""
 STALL_ITERATIONS = 5_000
+STEP = 0.05
+"""First proximal step of polishing, in steps of the splitting."""
 FIRST_POLISH = 80
 """Iterations before polishing is first tried, where curvature is factored."""
 SMALLEST_SHRINKAGE = 0.9
@@ -198,7 +200,7 @@ class DouglasRachford(AnchoredIteration):
         lp, best = self.batch.program(column), self.best[column]
         kkt, x, y = KKTCheck(lp), self.x[:, column], self.y[:, column]
         weight = float(y.norm()) / (float(x.norm()) or 1.0) or 1.0
-        step = float(self.gamma[column] / self.cost_size[column] * self.projection.graph.scale_x[:, column].square().mean())
+        step = STEP * float(self.gamma[column] / self.cost_size[column] * self.projection.graph.scale_x[:, column].square().mean())
 
         def judge(x: Tensor, y: Tensor) -> float:
             found = Residuals(*kkt.evaluate(x, y, lp.A.matvec(x), lp.A.rmatvec(y)).tolist())

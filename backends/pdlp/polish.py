@@ -37,14 +37,12 @@ PATIENCE = 2.0
 """Growth of the number of iterations from one attempt to the next."""
 FIRST_STEP, LONGER = 10.0, 4.0
 """Length of the first proximal step, in steps of the first-order method, and its growth while they are easy."""
-STEPS_PER_POINT, EASY = 40, 6
+STEPS_PER_POINT, EASY = 30, 6
 """Newton steps after which a proximal point is given up, and up to which it was an easy one."""
 FAILURES = 3
 STALLED, SMALL = 6, 1e-6
 """Newton steps without a halving after which rounding is taken to have won, once the equation is that nearly solved."""
 HALVINGS = 15
-FEWEST_STEPS = 100
-"""Newton steps that an attempt may always take; beyond that, half of what the first-order method has cost so far."""
 
 
 class Equations(ABC):
@@ -52,10 +50,11 @@ class Equations(ABC):
 
     Attributes:
         cost: of a Newton step, in iterations of the first-order method.
+        fewest_steps: that an attempt may take, however early it comes.
     """
 
-    def __init__(self, A: LinearOperator, cost: float) -> None:  # noqa: N803
-        self.A, self.cost = A, cost
+    def __init__(self, A: LinearOperator, *, cost: float, fewest_steps: int) -> None:  # noqa: N803
+        self.A, self.cost, self.fewest_steps = A, cost, fewest_steps
 
     @abstractmethod
     def solve(
@@ -68,7 +67,7 @@ class EntryEquations(Equations):
     """By one Cholesky factorisation of a dense matrix with a row for every row of A, and one step of refinement."""
 
     def __init__(self, matrix: Dense | Sparse) -> None:
-        super().__init__(matrix, 10 + (matrix.shape[0] / 50) ** 2)
+        super().__init__(matrix, cost=10 + (matrix.shape[0] / 50) ** 2, fewest_steps=100)
         self._matrix = matrix
 
     def solve(self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Tensor) -> Tensor | None:
@@ -85,7 +84,7 @@ class FactoredEquations(Equations):
     """In O(n (2k + p)^2) with `StructuredSystem`, which the interior-point method solves its equations with."""
 
     def __init__(self, program: LinearProgram, A: DirectionMatrix) -> None:  # noqa: N803
-        super().__init__(A, 10)
+        super().__init__(A, cost=10, fewest_steps=220)
         self._system = StructuredSystem(A)
         set_units(self._system, program)
 
@@ -133,7 +132,7 @@ class Polish:
         """Take proximal steps until ``judge`` finds a pair below ``goal`` or they bring nothing any more."""
         self._next = int(PATIENCE * iterations)
         best, length = Polished(x, y, math.inf), FIRST_STEP * step
-        allowed, failures = self._affordable(iterations), 0
+        allowed, failures, longest = self._affordable(iterations), 0, math.inf
         s = self._equations.A.matvec(x).clamp(program.row_lower, program.row_upper)
         while allowed > 0 and failures < FAILURES:
             point = ProximalPoint(program, self._equations, x, s, y, tau=length / weight, sigma=length * weight)
@@ -143,18 +142,21 @@ class Polish:
             candidate = candidate._replace(residual=judge(candidate.x, candidate.y))
             better = candidate.residual < best.residual
             if not (found.converged or better):
-                failures, length = failures + 1, length / (2 * LONGER)
+                failures, longest, length = failures + 1, length / 2, length / (2 * LONGER)
                 continue
             x, s, y, best = found.x, found.s, found.y, candidate if better else best
             failures = 0 if better else failures
             if best.residual <= goal:
                 break
-            length *= LONGER if found.converged and found.steps <= EASY else 1 / LONGER if not found.converged else 1.0
+            if not found.converged:
+                length /= LONGER
+            elif found.steps <= EASY:
+                length = min(LONGER * length, longest)
         return best
 
     def _affordable(self, iterations: int) -> int:
         """Newton steps that cost half as much as all iterations so far, and some in any case."""
-        return FEWEST_STEPS + int(iterations / (2 * self._equations.cost))
+        return self._equations.fewest_steps + int(iterations / (2 * self._equations.cost))
 
 
 class Polished(NamedTuple):
