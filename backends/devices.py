@@ -17,7 +17,10 @@ from lift_core.operators import (
 
 
 def move_program(
-    lp: LinearProgram, device: str | torch.device | None, *, A: LinearOperator | None = None  # noqa: N803
+    lp: LinearProgram,
+    device: str | torch.device | None,
+    *,
+    A: LinearOperator | None = None,  # noqa: N803
 ) -> LinearProgram:
     """The same program on ``device``; itself if it is there already or ``device`` is None.
 

@@ -14,7 +14,7 @@ from backends.interior_point.chunks import ROWS
 from lift_core.operators import Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal, Sparse
 
 _NUMBER = 8
-PROGRAM_VECTORS = 10
+PROGRAM_VECTORS = 9
 """Of a direction LP: costs, bounds, and the diagonal of H and values of J."""
 INTERIOR_POINT_VECTORS = 110
 """Of the weights' length in the interior-point method: iterate, directions, residuals, bounds, Theta."""
@@ -28,7 +28,7 @@ def direction_lp_bytes(num_weights: int, rank: int, num_hyper: int) -> int:
     """Bytes of a direction LP with factored curvature and a mixed partial of one entry a row.
 
     >>> direction_lp_bytes(1_000_000, 32, 12) // 2**20
-    320
+    312
     """
     return _NUMBER * (num_weights * (PROGRAM_VECTORS + rank) + num_hyper)
 

@@ -156,7 +156,10 @@ def main() -> None:
     load = os.getloadavg()[0]
     compared = [
         against_highs(f"{kind}, n = {n:,}", make(n), args.methods, args.repeats, args.limit)
-        for kind, make, sizes in (("factored", factored_direction_lp, args.sizes), ("dense", dense_direction_lp, args.dense))
+        for kind, make, sizes in (
+            ("factored", factored_direction_lp, args.sizes),
+            ("dense", dense_direction_lp, args.dense),
+        )
         for n in sizes
     ]
     alone: list[Row] = []
@@ -164,7 +167,9 @@ def main() -> None:
         seconds, iterations, status = timed(
             factored_direction_lp(n), InteriorPoint(rtol=1e-6, time_limit=args.limit), args.limit
         )
-        alone.append({"problem": f"factored, n = {n:,}", "ours, s": seconds, "iterations": iterations, "status": status})
+        alone.append(
+            {"problem": f"factored, n = {n:,}", "ours, s": seconds, "iterations": iterations, "status": status}
+        )
     found = {
         "InteriorPoint against HiGHS, 1e-6": compared,
         "InteriorPoint, 1e-6": alone,

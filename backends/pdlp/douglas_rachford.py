@@ -14,6 +14,7 @@ Reference: Lions & Mercier (1979); anchoring and restarts as in arXiv 2407.16144
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -67,7 +68,11 @@ def solve(
     polish: bool = True,
 ) -> list[BackendAnswer]:
     """Iterate until residuals and leak meet ``limits.rtol``, a certificate is verified, or a limit is reached."""
-    return drive(DouglasRachford(batch, projection, starts, rtol=limits.rtol, polish=polish), limits, callback)
+    return drive(
+        DouglasRachford(batch, projection, starts, rtol=limits.rtol, polish=polish, deadline=limits.deadline),
+        limits,
+        callback,
+    )
 
 
 def is_accurate(residuals: Residuals, rtol: float) -> bool:
@@ -92,8 +97,9 @@ class DouglasRachford(AnchoredIteration):
         *,
         rtol: float = 1e-4,
         polish: bool = False,
+        deadline: float = math.inf,
     ) -> None:
-        self.projection, self.rtol, self.n = projection, rtol, len(batch.c)
+        self.projection, self.rtol, self.deadline, self.n = projection, rtol, deadline, len(batch.c)
         zero_x = torch.zeros_like(batch.c).clamp(batch.col_lower, batch.col_upper)
         zero_y = torch.zeros_like(batch.row_lower)
         best = [Incumbent(zero_x[:, column], zero_y[:, column]) for column in range(batch.size)]
@@ -173,8 +179,7 @@ class DouglasRachford(AnchoredIteration):
         self.y = self.projection.multiplier(self.reflected) * (-self.cost_size / self.gamma)
         residuals = self.kkt.evaluate(self.x, self.y, product(A, self.x), transposed_product(A, self.y))
         distances = [
-            (new - old).norm(dim=0)
-            for new, old in zip(self.pair(self.z + self.move), self.anchor_pair, strict=True)
+            (new - old).norm(dim=0) for new, old in zip(self.pair(self.z + self.move), self.anchor_pair, strict=True)
         ]
         numbers = torch.cat([residuals, torch.stack([self.move.norm(dim=0), self.first_error, *distances])]).T.tolist()
         found = [Residuals(*row[:6]) for row in numbers]
@@ -200,7 +205,9 @@ class DouglasRachford(AnchoredIteration):
         lp, best = self.batch.program(column), self.best[column]
         kkt, x, y = KKTCheck(lp), self.x[:, column], self.y[:, column]
         weight = float(y.norm()) / (float(x.norm()) or 1.0) or 1.0
-        step = STEP * float(self.gamma[column] / self.cost_size[column] * self.projection.graph.scale_x[:, column].square().mean())
+        step = STEP * float(
+            self.gamma[column] / self.cost_size[column] * self.projection.graph.scale_x[:, column].square().mean()
+        )
 
         def judge(x: Tensor, y: Tensor) -> float:
             found = Residuals(*kkt.evaluate(x, y, lp.A.matvec(x), lp.A.rmatvec(y)).tolist())
@@ -209,7 +216,9 @@ class DouglasRachford(AnchoredIteration):
             return score
 
         goal = SAFETY * self.rtol
-        found = polish.run(lp, x, y, weight, step * weight, judge=judge, goal=goal, iterations=self.iterations)
+        found = polish.run(
+            lp, x, y, weight, step * weight, judge=judge, goal=goal, iterations=self.iterations, deadline=self.deadline
+        )
         return found.residual <= goal
 
     def feasible_point(self) -> Float64[Tensor, "n b"]:

@@ -55,7 +55,11 @@ def solve(
     norm = spectral_norm(scaled.batch.A, iterations=500 if read_entries(batch.A) is not None else 50)
     if norm == 0:
         return [solve_separable(batch.program(column)) for column in range(batch.size)]
-    return drive(PDHG(batch, scaled, STEP / norm, starts, rtol=limits.rtol, polish=polish), limits, callback)
+    return drive(
+        PDHG(batch, scaled, STEP / norm, starts, rtol=limits.rtol, polish=polish, deadline=limits.deadline),
+        limits,
+        callback,
+    )
 
 
 def solve_separable(lp: LinearProgram) -> BackendAnswer:
@@ -98,8 +102,9 @@ class PDHG(AnchoredIteration):
         *,
         rtol: float = 1e-4,
         polish: bool = False,
+        deadline: float = math.inf,
     ) -> None:
-        self.scaled, self.eta, self.rtol = scaled, eta, rtol
+        self.scaled, self.eta, self.rtol, self.deadline = scaled, eta, rtol, deadline
         x, y = torch.zeros_like(batch.c), torch.zeros_like(batch.row_lower)
         for column, start in enumerate(starts):
             if start is not None:
@@ -226,6 +231,7 @@ class PDHG(AnchoredIteration):
         found = polish.run(
             scaled.batch.program(0), self.mapped.x[:, column], self.mapped.y[:, column], self.weights[column].value,
             self.eta, judge=judge, goal=SAFETY * self.rtol, iterations=self.iterations,
+            deadline=self.deadline,
         )  # fmt: skip
         if found.residual < residual / JUMP:
             self.jumps[column] = found.x, found.y

@@ -117,7 +117,8 @@ class AnchoredIteration(ABC):
     def proceed(self, residuals: list[Residuals]) -> None:
         """Restart the programs that are due and go on with the others; call after `check`."""
         due = [
-            rule.due(error, initial=initial, epoch_iterations=epoch + 1, iterations=self.iterations) or column in self.jumps
+            rule.due(error, initial=initial, epoch_iterations=epoch + 1, iterations=self.iterations)
+            or column in self.jumps
             for column, (rule, epoch, (error, initial)) in enumerate(
                 zip(self.rules, self.epoch, self.errors, strict=True)
             )

@@ -17,6 +17,7 @@ method for linear programming, SIAM J. Optim. 30(3), arXiv 1903.09546; Rockafell
 from __future__ import annotations
 
 import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
@@ -128,15 +129,16 @@ class Polish:
         judge: Callable[[Tensor, Tensor], float],
         goal: float,
         iterations: int,
+        deadline: float = math.inf,
     ) -> Polished:
         """Take proximal steps until ``judge`` finds a pair below ``goal`` or they bring nothing any more."""
         self._next = int(PATIENCE * iterations)
         best, length = Polished(x, y, math.inf), FIRST_STEP * step
         allowed, failures, longest = self._affordable(iterations), 0, math.inf
         s = self._equations.A.matvec(x).clamp(program.row_lower, program.row_upper)
-        while allowed > 0 and failures < FAILURES:
+        while allowed > 0 and failures < FAILURES and time.monotonic() < deadline:
             point = ProximalPoint(program, self._equations, x, s, y, tau=length / weight, sigma=length * weight)
-            found = point.solve(min(STEPS_PER_POINT, allowed))
+            found = point.solve(min(STEPS_PER_POINT, allowed), deadline)
             allowed, self.steps = allowed - max(found.steps, 1), self.steps + found.steps
             candidate = Polished(found.x, _with_signs(found.y, program), 0.0)
             candidate = candidate._replace(residual=judge(candidate.x, candidate.y))
@@ -194,7 +196,7 @@ class ProximalPoint:
         self._program, self._equations, self._A = program, equations, equations.A
         self._x, self._s, self._y, self._tau, self._sigma = x, s, y, tau, sigma
 
-    def solve(self, max_steps: int) -> _Found:
+    def solve(self, max_steps: int, deadline: float = math.inf) -> _Found:
         """Newton's method; converged when the equation holds to a thousandth of the move of y."""
         y, at, smallest, since = self._y, self._at(self._y), math.inf, 0
         for steps in range(max_steps + 1):
@@ -202,7 +204,8 @@ class ProximalPoint:
             since = 0 if off < smallest / 2 else since + 1
             smallest = min(smallest, off)
             converged = (steps > 0 and off <= 1e-3 * move) or off <= 1e-14
-            direction = None if converged or steps == max_steps or (since > STALLED and off < SMALL) else self._newton_direction(at)
+            stopped = steps == max_steps or (since > STALLED and off < SMALL) or time.monotonic() > deadline
+            direction = None if converged or stopped else self._newton_direction(at)
             if direction is None:
                 return _Found(at.x, at.s, y, steps, converged)
             y, at = self._line_search(y, at, direction)
