@@ -67,7 +67,7 @@ class KKTCheck:
         y: Float64[Tensor, " m *b"],
         ax: Float64[Tensor, " m *b"],
         aty: Float64[Tensor, " n *b"],
-    ) -> Float64[Tensor, 6 * b]:
+    ) -> Tensor:
         """The fields of `Residuals` as one tensor, left on its device; a column for each program of a batch."""
         lp = self.lp
         off_rows = ax - ax.clamp(lp.row_lower, lp.row_upper)

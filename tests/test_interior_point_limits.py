@@ -120,7 +120,8 @@ import sys, threading, torch
 from backends import PDLP, InteriorPoint
 from lift_core.testing.families import factored_direction_lp
 torch.set_num_threads(1)
-backend = InteriorPoint(max_iterations=2) if sys.argv[1] == "interior point" else PDLP(max_iterations=81, time_limit=6.0)
+first = sys.argv[1] == "interior point"
+backend = InteriorPoint(max_iterations=2) if first else PDLP(max_iterations=81, time_limit=6.0)
 backend.solve(factored_direction_lp(300, rank=8, num_hyper=4))
 lp = factored_direction_lp(100_000, rank=8, num_hyper=4)
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096

@@ -66,7 +66,7 @@ class InteriorPoint(LPBackend):
         self._check_memory(lp.A)
         lp = move_program(lp, self.device)
         if start is not None:
-            start = LPStart(*(part.to(lp.A.device, torch.float64) for part in start[:2]))
+            start = LPStart(start.x.to(lp.A.device, torch.float64), start.y.to(lp.A.device, torch.float64))
         return solve_by_predictor_corrector(
             lp, choose_system(lp.A), start, rtol=self.rtol, max_iterations=self.max_iterations, deadline=deadline
         )
@@ -77,9 +77,9 @@ class InteriorPoint(LPBackend):
         limit = available_bytes(device) if self.memory_limit is None else self.memory_limit
         if needed > limit:
             raise ValueError(
-                f"memory_limit: a program of shape {A.shape} needs about {needed:,} bytes of working memory on {device}, "
-                f"but {limit:,} are allowed; raise memory_limit, lower the rank of the curvature model, tune fewer "
-                "weights, or use PDLP"
+                f"memory_limit: a program of shape {A.shape} needs about {needed:,} bytes of working memory on "
+                f"{device}, but {limit:,} are allowed; raise memory_limit, lower the rank of the curvature model, "
+                "tune fewer weights, or use PDLP"
             )
 
 

@@ -98,7 +98,8 @@ class Barrier:
         def inverse_theta(gap_lower: Tensor, gap_upper: Tensor, z_lower: Tensor, z_upper: Tensor) -> tuple[Tensor]:
             return (z_lower / gap_lower + z_upper / gap_upper,)
 
-        self.newton.factorize(*elementwise(inverse_theta, *at[2:]), self.movable)
+        (of_all,) = elementwise(inverse_theta, *at[2:])
+        self.newton.factorize(of_all, self.movable)
 
     def residuals(self, at: Iterate, activity: Tensor, pullback: Tensor) -> Residuals:
         """Out of ``A x`` and ``Aᵀ y`` of the iterate."""
@@ -116,11 +117,12 @@ class Barrier:
         dual += at.z_upper
         dual[:n] -= pullback
         dual[n:] += at.y
-        return Residuals(*off, dual, at.w[n:] - activity)
+        return Residuals(off[0], off[1], dual, at.w[n:] - activity)
 
     def affine_aims(self, at: Iterate) -> Aims:
         """All products to zero."""
-        return Aims(*elementwise(lambda gl, gu, zl, zu: (-gl * zl, -gu * zu), *at[2:]))
+        lower, upper = elementwise(lambda gl, gu, zl, zu: (-gl * zl, -gu * zu), *at[2:])
+        return Aims(lower, upper)
 
     def corrected_aims(self, at: Iterate, affine: Iterate, target: float, weight: float) -> Aims:
         """All products to the target, less ``weight`` times the second-order error of the affine direction."""

@@ -30,7 +30,8 @@ class Batch(NamedTuple):
 
     def keep(self, columns: list[int]) -> Batch:
         """The programs with these indices."""
-        return Batch(self.A, *(block[..., columns] for block in self[1:]))
+        c, row_lower, row_upper, col_lower, col_upper, offset = (block[..., columns] for block in self[1:])
+        return Batch(self.A, c, row_lower, row_upper, col_lower, col_upper, offset)
 
     def program(self, column: int) -> LinearProgram:
         """One of the programs."""
@@ -42,10 +43,11 @@ class Batch(NamedTuple):
 def make_batch(lps: Sequence[LinearProgram]) -> Batch:
     """Side by side; the matrix is that of the first one."""
     names = ("c", "row_lower", "row_upper", "col_lower", "col_upper")
-    blocks = [torch.stack([getattr(lp, name) for lp in lps], dim=1) for name in names]
-    return Batch(
-        lps[0].A, *blocks, torch.tensor([lp.offset for lp in lps], dtype=torch.float64, device=lps[0].A.device)
+    c, row_lower, row_upper, col_lower, col_upper = (
+        torch.stack([getattr(lp, name) for lp in lps], 1) for name in names
     )
+    offset = torch.tensor([lp.offset for lp in lps], dtype=torch.float64, device=c.device)
+    return Batch(lps[0].A, c, row_lower, row_upper, col_lower, col_upper, offset)
 
 
 def product(A: LinearOperator, x: Float64[Tensor, "n b"]) -> Float64[Tensor, "m b"]:  # noqa: N803

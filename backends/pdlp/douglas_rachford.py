@@ -236,7 +236,8 @@ class DouglasRachford(AnchoredIteration):
         for column, is_due in enumerate(due):
             if is_due:
                 found = residuals[column]
-                self.weights[column].update(*self.distances[column], found.gap / max(found.primal, 1e-300))
+                primal, dual_move = self.distances[column]
+                self.weights[column].update(primal, dual_move, found.gap / max(found.primal, 1e-300))
         self._begin(due)
         mask, z = self._fresh, w + self.gamma * dual
         self.z, self.anchor = torch.where(mask, z, self.z), torch.where(mask, z, self.anchor)

@@ -192,7 +192,8 @@ class PDHG(AnchoredIteration):
             elif is_due:
                 found = residuals[column]
                 ratio = found.dual / found.primal if found.primal > 0 else math.inf
-                self.weights[column].update(*self.moves[column], ratio)
+                primal, dual = self.moves[column]
+                self.weights[column].update(primal, dual, ratio)
         if all(due):
             self.at = self.anchor = self.mapped
         else:

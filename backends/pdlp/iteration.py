@@ -60,7 +60,7 @@ class AnchoredIteration(ABC):
         iterations: applications of T.
         best: the best pair of every program so far.
         errors: fixed-point errors of every program, now and at the beginning of its epoch.
-        polish: attempts at finishing each program by Newton steps, which count as iterations; None where there are none.
+        polish: attempts at finishing each program by Newton steps, which count as iterations.
         jumps: pairs that some programs are to restart from, instead of T(z).
     """
 

@@ -105,8 +105,9 @@ def equations_of_entries(matrix: Dense | Sparse) -> Equations | None:
 def equations_of_factors(program: LinearProgram) -> Equations | None:
     """For direction LPs with factored curvature of small rank."""
     A = program.A  # noqa: N806  (the field's letter)
-    fits = isinstance(A, DirectionMatrix) and StructuredSystem.fits(A) and core_size(A) < A.hessian.shape[0]
-    return FactoredEquations(program, A) if fits else None
+    if not isinstance(A, DirectionMatrix) or not StructuredSystem.fits(A) or core_size(A) >= A.hessian.shape[0]:
+        return None
+    return FactoredEquations(program, A)
 
 
 class Polish:
@@ -226,13 +227,14 @@ class ProximalPoint:
     def _line_search(self, y: Tensor, at: _Values, direction: Tensor) -> tuple[Tensor, _Values]:
         """Bisection for a step whose slope is at most half of the first one, from the full step on."""
         first, low, high, length = abs(float(at.off @ direction)), 0.0, 1.0, 1.0
+        ahead = self._at(y + direction)
         for _ in range(HALVINGS):
-            ahead = self._at(y + length * direction)
             slope = float(ahead.off @ direction)
             if not slope > first / 2 and (length == 1 or not slope < -first / 2):
                 break
             low, high = (low, length) if slope > 0 else (length, high)
             length = (low + high) / 2
+            ahead = self._at(y + length * direction)
         return y + length * direction, ahead
 
 

@@ -35,7 +35,8 @@ class Graph(NamedTuple):
 
     def keep(self, columns: list[int]) -> Graph:
         """For the programs with these indices."""
-        return Graph(self.A, *(block[:, columns] for block in self[1:]))
+        center_x, scale_x, center_s, scale_s = (block[:, columns] for block in self[1:])
+        return Graph(self.A, center_x, scale_x, center_s, scale_s)
 
 
 class Projection(ABC):
