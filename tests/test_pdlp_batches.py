@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import scipy.sparse as sp
@@ -158,7 +159,7 @@ def test_every_check_is_logged(algorithm: str) -> None:
     assert [check.iterations for check in log] == list(range(10, solution.iterations + 1, 10))
     assert log[-1].objective == pytest.approx(solution.objective, rel=1e-3)
     assert max(log[-1].primal, log[-1].dual, log[-1].gap) <= 1e-4
-    assert all(later.seconds >= earlier.seconds for earlier, later in zip(log, log[1:], strict=False))
+    assert all(later.seconds >= earlier.seconds for earlier, later in itertools.pairwise(log))
     assert all(check.weight > 0 for check in log)
 
 
