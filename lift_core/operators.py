@@ -59,6 +59,18 @@ class LinearOperator(ABC):
             torch.stack([self.matvec(column) for column in x.T], dim=1) if x.shape[1] else x.new_zeros(self.shape[0], 0)
         )
 
+    def rmatmat(self, y: Float64[Tensor, "m k"]) -> Float64[Tensor, "n k"]:
+        """``A^T Y``, column by column unless an operator knows better."""
+        return (
+            torch.stack([self.rmatvec(column) for column in y.T], dim=1)
+            if y.shape[1]
+            else y.new_zeros(self.shape[1], 0)
+        )
+
+    def dense_rows(self, rows: slice | Int64[Tensor, " r"]) -> Float64[Tensor, "r n"]:
+        """Some rows as a dense matrix; forms all of them unless an operator knows better."""
+        return self.to_dense()[rows]
+
     def to_dense(self, limit: int = DENSE_LIMIT) -> Float64[Tensor, "m n"]:
         """The matrix itself.
 
@@ -108,6 +120,9 @@ class Dense(LinearOperator):
     def matmat(self, x: Tensor) -> Tensor:
         return self.matrix @ x
 
+    def rmatmat(self, y: Tensor) -> Tensor:
+        return self.matrix.T @ y
+
     def _dense(self) -> Tensor:
         return self.matrix
 
@@ -141,6 +156,9 @@ class Sparse(LinearOperator):
     def matmat(self, x: Tensor) -> Tensor:
         return self._forward @ x
 
+    def rmatmat(self, y: Tensor) -> Tensor:
+        return self._backward @ y
+
     def _dense(self) -> Tensor:
         return torch.from_numpy(self.matrix.toarray()).to(self.device)
 
@@ -172,6 +190,9 @@ class Diagonal(LinearOperator):
 
     def matmat(self, x: Tensor) -> Tensor:
         return self.diagonal[:, None] * x
+
+    def rmatmat(self, y: Tensor) -> Tensor:
+        return self.matmat(y)
 
     def _dense(self) -> Tensor:
         return torch.diag(self.diagonal)
@@ -221,6 +242,9 @@ class LowRankPlusDiagonal(LinearOperator):
 
     def matmat(self, x: Tensor) -> Tensor:
         return self.diagonal[:, None] * x + self.factor @ (self.core[:, None] * (self.factor.T @ x))
+
+    def rmatmat(self, y: Tensor) -> Tensor:
+        return self.matmat(y)
 
     def lifted(self, limit: int = DENSE_LIMIT) -> Lifted:
         n, k = self.factor.shape
@@ -307,6 +331,18 @@ class GroupColumns(LinearOperator):
         out = torch.zeros(self.shape[1], dtype=torch.float64, device=self.device)
         return out if self.shape[1] == 0 else out.index_add_(0, self._column, self.values * y)
 
+    def matmat(self, x: Tensor) -> Tensor:
+        return self.values[:, None] * x[self._column] if self.shape[1] else x.new_zeros(self.shape[0], x.shape[1])
+
+    def rmatmat(self, y: Tensor) -> Tensor:
+        out = y.new_zeros(self.shape[1], y.shape[1])
+        return out if self.shape[1] == 0 else out.index_add_(0, self._column, self.values[:, None] * y)
+
+    def dense_rows(self, rows: slice | Int64[Tensor, " r"]) -> Tensor:
+        values, columns = self.values[rows], self._column[rows]
+        block = torch.zeros(len(values), self.shape[1], dtype=torch.float64, device=self.device)
+        return block.scatter_(1, columns[:, None], values[:, None]) if self.shape[1] else block
+
     def lifted(self, limit: int = DENSE_LIMIT) -> Lifted:
         del limit  # at most one entry a row
         rows = np.flatnonzero((self.group_of >= 0).cpu().numpy())
@@ -347,6 +383,15 @@ class DirectionMatrix(LinearOperator):
         if self.rows is not None:
             y = y.new_zeros(self.hessian.shape[0]).index_copy_(0, self.rows, y)
         return torch.cat([self.mixed.rmatvec(y), self.hessian.rmatvec(y)])
+
+    def matmat(self, x: Tensor) -> Tensor:
+        full = self.mixed.matmat(x[: self.num_hyper]) + self.hessian.matmat(x[self.num_hyper :])
+        return full if self.rows is None else full[self.rows]
+
+    def rmatmat(self, y: Tensor) -> Tensor:
+        if self.rows is not None:
+            y = y.new_zeros(self.hessian.shape[0], y.shape[1]).index_copy_(0, self.rows, y)
+        return torch.cat([self.mixed.rmatmat(y), self.hessian.rmatmat(y)])
 
     def _dense(self) -> Tensor:
         full = torch.cat([self.mixed.to_dense(), self.hessian.to_dense()], dim=1)

@@ -1,7 +1,4 @@
-"""The interior-point method: its linear systems against explicit ones, its answers against known optima and HiGHS."""
-
-import math
-from collections.abc import Callable
+"""The interior-point method: its answers against known optima and HiGHS."""
 
 import pytest
 import scipy.sparse as sp
@@ -15,112 +12,14 @@ from backends.interior_point.backend import choose_system
 from backends.interior_point.dense import DenseSystem
 from backends.interior_point.sparse import SparseSystem
 from backends.interior_point.structured import StructuredSystem
-from backends.interior_point.system import NewtonSystem, set_units
 from lift_core.lp import LinearProgram, LPStatus, proves_infeasible, solve_lp
-from lift_core.operators import Dense, Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal, MatrixFree
-from lift_core.testing import (
-    KnownLP,
-    LPCase,
-    check_backend,
-    known_direction_lp,
-    known_lp,
-    lp_cases,
-)
+from lift_core.operators import Dense, Diagonal, DirectionMatrix, LowRankPlusDiagonal
+from lift_core.testing import KnownLP, LPCase, check_backend, known_direction_lp, known_lp, lp_cases
 from lift_core.testing.known import BOUND_KINDS, CURVATURES, Curvature
 from lift_core.testing.strategies import closed_form_direction_lps, direction_lps, known_lps
+from tests.interior_point_cases import TIGHT, direction_program, factored, normal
 
-INF = math.inf
-TIGHT = InteriorPoint(rtol=1e-8)
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def factored(n: int, k: int, seed: int = 0) -> LowRankPlusDiagonal:
-    """Indefinite: cores of both signs."""
-    return LowRankPlusDiagonal(
-        diagonal=0.1 + normal(n, seed=seed).abs(), factor=normal(n, k, seed=seed + 1), core=normal(k, seed=seed + 2)
-    )
-
-
-def direction_program(matrix: DirectionMatrix, delta: float, seed: int = 0) -> LinearProgram:
-    return LinearProgram(
-        c=normal(matrix.shape[1], seed=seed), A=matrix, row_lower=-delta, row_upper=delta, col_lower=-1.0, col_upper=1.0
-    )
-
-
-# The Newton systems
-
-
-def strengthened_dense(matrix: LinearOperator) -> NewtonSystem:
-    system = DenseSystem(matrix)
-    assert system.strengthen()
-    assert not system.strengthen()
-    return system
-
-
-def sparse_from_dense(matrix: LinearOperator) -> NewtonSystem:
-    return SparseSystem(sp.csr_matrix(matrix.to_dense().numpy()), torch.device("cpu"))
-
-
-def structured(matrix: LinearOperator) -> NewtonSystem:
-    assert isinstance(matrix, DirectionMatrix)
-    return StructuredSystem(matrix)
-
-
-SYSTEMS = [DenseSystem, strengthened_dense, sparse_from_dense, structured]
-HALF = torch.arange(0, 12, 2)
-MATRICES = {
-    "low rank": DirectionMatrix(Dense(normal(12, 3)), factored(12, 2)),
-    "low rank, half of the rows": DirectionMatrix(Dense(normal(12, 3)), factored(12, 2), HALF),
-    "low rank, no hyperparameters": DirectionMatrix(Dense(normal(12, 0)), factored(12, 2)),
-    "diagonal": DirectionMatrix(Dense(normal(12, 3)), Diagonal(normal(12))),
-    "diagonal with zeros, half of the rows": DirectionMatrix(Dense(normal(12, 1)), Diagonal([0.0, 2.0] * 6), HALF),
-}
-
-
-@pytest.mark.parametrize("matrix", MATRICES.values(), ids=MATRICES)
-@pytest.mark.parametrize("make", SYSTEMS)
-@pytest.mark.parametrize("spread", [0, 4])
-def test_every_system_solves_newton_equations(
-    make: Callable[[LinearOperator], NewtonSystem], matrix: DirectionMatrix, spread: int
-) -> None:
-    """Against the explicit system, with Θ over eight orders of magnitude and a column that does not move."""
-    m, n = matrix.shape
-    system, lp = make(matrix), direction_program(matrix, 0.1)
-    set_units(system, lp)
-    theta, theta_rows = 10.0 ** (spread * normal(n, seed=5).sin()), 10.0 ** (spread * normal(m).sin())
-    theta[1] = 0.0
-    f, g = normal(n, seed=3), normal(m, seed=4)
-    system.factorize(theta, theta_rows)
-    dx, dy = system.solve(f, g)
-    for _ in range(2):  # as the iteration refines
-        left = torch.where(theta > 0, f - dx / theta.clamp(min=1e-300) + matrix.rmatvec(dy), 0.0)
-        more_x, more_y = system.solve(left, g - matrix.matvec(dx) - theta_rows * dy)
-        dx, dy = dx + more_x, dy + more_y
-    assert dx[1] == 0
-    torch.testing.assert_close(matrix.matvec(dx) + theta_rows * dy, g, rtol=1e-8, atol=1e-8)
-    torch.testing.assert_close(dx, theta * (f + matrix.rmatvec(dy)), rtol=1e-8, atol=1e-8)
-
-
-def test_systems_are_chosen_by_structure() -> None:
-    sparse = sp.random_array((3_000, 50), density=0.01, rng=0) + sp.eye_array(3_000, 50)
-    table = [
-        (DirectionMatrix(Dense(normal(50, 2)), factored(50, 3)), StructuredSystem),
-        (DirectionMatrix(Dense(normal(50, 2)), factored(50, 3), torch.arange(2)), StructuredSystem),
-        (DirectionMatrix(Dense(normal(50, 2)), Diagonal(normal(50))), StructuredSystem),
-        (DirectionMatrix(Dense(normal(6, 2)), factored(6, 3)), DenseSystem),
-        (DirectionMatrix(Dense(normal(6, 2)), Dense(normal(6, 6))), DenseSystem),
-        (LinearProgram(c=normal(50), A=sparse).A, SparseSystem),
-        (LinearProgram(c=normal(50), A=sparse[:20]).A, DenseSystem),
-        (MatrixFree(3, lambda x: 2 * x), DenseSystem),
-    ]
-    for matrix, expected in table:
-        assert type(choose_system(matrix)) is expected
-
-
-# The answers
+INF = float("inf")
 
 
 def test_contract() -> None:
@@ -303,68 +202,3 @@ def test_rounding_proves_nothing() -> None:
     shares = torch.rand(1000, generator=torch.Generator().manual_seed(0)).double()
     assert not any(proves_infeasible(lp, torch.stack([share.new_ones(()), share])) for share in shares)
     assert solve_lp(lp, TIGHT).status is LPStatus.OPTIMAL
-
-
-# Limits and mistakes
-
-
-@pytest.mark.parametrize(
-    ("options", "status"),
-    [({"max_iterations": 2}, LPStatus.ITERATION_LIMIT), ({"time_limit": 1e-9}, LPStatus.TIME_LIMIT)],
-)
-def test_limits_give_an_honest_status_and_a_point(options: dict[str, float], status: LPStatus) -> None:
-    known = known_direction_lp(30, 3, seed=2)
-    solution = solve_lp(known.lp, InteriorPoint(**options))  # pyright: ignore[reportArgumentType]
-    assert solution.status is status
-    assert solution.kkt.worst < INF
-    assert torch.isfinite(solution.x).all()
-    assert torch.isfinite(solution.y).all()
-    assert (solution.x.abs() <= 1).all()
-
-
-@pytest.mark.parametrize("size", [1e-250, 1e150, 1e300])
-def test_absurd_numbers_never_give_nan(size: float) -> None:
-    lp = LinearProgram(
-        c=[size, -size, 1.0], A=[[size, 1.0, 0.0], [1.0, 0.0, size]], row_lower=-size, row_upper=1.0, col_lower=0.0
-    )
-    answer = InteriorPoint().solve(lp)
-    for part in (answer.x, answer.y):
-        assert part is None or torch.isfinite(part).all()
-
-
-def test_interrupt_reaches_the_caller() -> None:
-    products = 0
-
-    def matvec(x: Tensor) -> Tensor:
-        nonlocal products
-        products += 1
-        if products > 12:
-            raise KeyboardInterrupt
-        return 2 * x
-
-    with pytest.raises(KeyboardInterrupt):
-        solve_lp(
-            LinearProgram(c=normal(4), A=MatrixFree(4, matvec), row_lower=-1.0, row_upper=1.0, col_lower=-1.0), TIGHT
-        )
-
-
-def test_large_matrix_free_hessians_are_refused_with_advice() -> None:
-    n = 20_000
-    matrix = DirectionMatrix(Dense(torch.zeros(n, 0).double()), MatrixFree(n, lambda x: x))
-    with pytest.raises(ValueError, match="PDLP"):
-        solve_lp(direction_program(matrix, 0.1), InteriorPoint())
-
-
-def test_max_iterations_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="max_iterations"):
-        InteriorPoint(max_iterations=0)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("curvature", ["indefinite", "low rank"])
-def test_on_a_gpu(curvature: Curvature) -> None:
-    known = known_direction_lp(200, 5, curvature=curvature, seed=1)
-    solution = solve_lp(known.lp, InteriorPoint(device="cuda"))
-    assert solution.status is LPStatus.OPTIMAL
-    assert solution.objective == pytest.approx(known.objective, abs=known.objective_tolerance(1e-8))

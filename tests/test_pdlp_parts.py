@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from backends.kkt import KKTCheck, Residuals
 from backends.pdlp import PDLP, halpern
-from backends.pdlp.kkt import KKTCheck, Residuals
+from backends.pdlp.batch import make_batch
 from backends.pdlp.projection import DenseProjection, FactoredProjection, Graph, make_projection
 from backends.pdlp.restarts import PrimalWeight, RestartRule
 from backends.pdlp.scaling import equilibrate, ruiz_pock_chambolle, scale, spectral_norm
@@ -54,13 +55,16 @@ def test_the_factored_projection_equals_the_dense_one(kind: str, rows: Tensor | 
     mixed = GroupColumns(randn(n), torch.arange(n) % p, num_groups=p)
     A = DirectionMatrix(mixed, make_hessian(kind, n, 6), rows)  # noqa: N806
     m = A.shape[0]
-    graph = Graph(A, randn(n + p), 0.5 + randn(n + p).abs(), randn(m), torch.full((m,), slack).double())
+    widths = torch.tensor([slack, slack / 2]).double().expand(m, 2)  # two programs that share A
+    graph = Graph(A, randn(n + p, 2), 0.5 + randn(n + p, 2).abs(), randn(m, 2), widths)
     factored, dense = make_projection(graph, densify_limit=0, accuracy=1e-9), DenseProjection(graph)
     assert isinstance(factored, FactoredProjection)
-    point = randn(n + p + m, seed=7)
+    point = randn(n + p + m, 2, seed=7)
     torch.testing.assert_close(factored.project(point), dense.project(point), rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(factored.multiplier(point), dense.multiplier(point), rtol=1e-6, atol=1e-8)
     assert float((point - factored.project(point)).norm()) > 0.1
+    torch.testing.assert_close(factored.keep([1]).project(point[:, 1:]), factored.project(point)[:, 1:])
+    torch.testing.assert_close(dense.keep([1]).project(point[:, 1:]), dense.project(point)[:, 1:])
 
 
 @given(known=known_lps(), seed=st.integers(0, 99))
@@ -90,20 +94,21 @@ def test_scaling_evens_out_rows_and_columns(kind: str) -> None:
 
 def test_a_scaled_program_is_the_same_program() -> None:
     known = known_lp(randn(5, 6), ["at lower", "fixed", "inside", "at upper", "free"], ["inside", "at upper"] * 3)
-    scaled = scale(known.lp)
-    x, y = scaled.scale_primal(known.x), scaled.scale_dual(known.y)
-    torch.testing.assert_close(scaled.primal(x), known.x)
-    torch.testing.assert_close(scaled.dual(y), known.y)
-    torch.testing.assert_close(scaled.activity(scaled.lp.A.matvec(x)), known.lp.A.matvec(known.x))
-    torch.testing.assert_close(scaled.pullback(scaled.lp.A.rmatvec(y)), known.lp.A.rmatvec(known.y))
-    assert kkt_residuals(scaled.lp, x, y)[2].worst < 1e-12
+    scaled, A = scale(make_batch([known.lp])), known.lp.A  # noqa: N806
+    pair = known.x[:, None], known.y[:, None]
+    x, y = scaled.scale_primal(pair[0]), scaled.scale_dual(pair[1])
+    torch.testing.assert_close(scaled.primal(x), pair[0])
+    torch.testing.assert_close(scaled.dual(y), pair[1])
+    torch.testing.assert_close(scaled.activity(scaled.batch.A.matmat(x)), A.matmat(pair[0]))
+    torch.testing.assert_close(scaled.pullback(scaled.batch.A.rmatmat(y)), A.rmatmat(pair[1]))
+    assert kkt_residuals(scaled.batch.program(0), x[:, 0], y[:, 0])[2].worst < 1e-12
 
 
 def test_units_follow_what_the_constraints_let_the_weights_reach() -> None:
     narrow = direction_program("indefinite", n=8, p=2, rho=0.5, seed=1)
     box = torch.tensor([1.0, 1.0, *[1e6] * 8])
     wide = LinearProgram(c=narrow.c, A=narrow.A, row_lower=-1e-4, row_upper=1e-4, col_lower=-box, col_upper=box)
-    fitted = [fit_projection(lp, densify_limit=0, accuracy=1e-9) for lp in (narrow, wide)]
+    fitted = [fit_projection(make_batch([lp]), densify_limit=0, accuracy=1e-9) for lp in (narrow, wide)]
     units = [projection.graph.scale_x for projection in fitted if projection is not None]
     assert (units[0] == 1).all()
     assert (units[1][:2] == 1).all()
@@ -112,18 +117,18 @@ def test_units_follow_what_the_constraints_let_the_weights_reach() -> None:
 
 def test_the_fixed_point_error_is_the_norm_of_the_method() -> None:
     lp = known_lp(randn(4, 5), ["at lower", "fixed", "inside", "at upper"], ["inside"] * 5).lp
-    scaled = scale(lp)
-    run = halpern.PDHG(lp, scaled, 0.9 / spectral_norm(scaled.lp.A), None)
-    run.average(run.map())
-    mapped = run.map()
-    move, matrix = torch.cat([mapped.x - run.x, mapped.y - run.y]), scaled.lp.A.to_dense()
+    scaled = scale(make_batch([lp]))
+    run = halpern.PDHG(make_batch([lp]), scaled, 0.9 / spectral_norm(scaled.batch.A), [None])
+    run.advance(1)
+    run.map()
+    move, matrix = torch.cat([run.mapped.x - run.at.x, run.mapped.y - run.at.y]), scaled.batch.A.to_dense()
     metric = torch.cat(
         [
             torch.cat([torch.eye(5).double() / run.tau, matrix.T], dim=1),
             torch.cat([matrix, torch.eye(4).double() / run.sigma], dim=1),
         ]
     )
-    assert float(run.squared_error(mapped)) == pytest.approx(float(move @ metric @ move), rel=1e-9)
+    assert float(run.squared_error()) == pytest.approx(float(move.T @ metric @ move), rel=1e-9)
     assert float(torch.linalg.eigvalsh(metric).min()) > 0
 
 

@@ -8,12 +8,13 @@ from typing import ClassVar
 
 import torch
 
+from backends.devices import move_program
 from backends.interior_point.dense import DenseSystem
 from backends.interior_point.predictor_corrector import solve_by_predictor_corrector
 from backends.interior_point.sparse import SparseSystem
 from backends.interior_point.structured import StructuredSystem, core_size
 from backends.interior_point.system import NewtonSystem
-from backends.pdlp.devices import move_program
+from backends.memory import available_bytes, operator_bytes
 from lift_core.lp import BackendAnswer, LinearProgram, LPBackend, LPStart
 from lift_core.operators import DENSE_LIMIT, DirectionMatrix, LinearOperator, Sparse
 
@@ -23,7 +24,7 @@ DENSE_ROWS = 2_000
 
 @dataclass(frozen=True, kw_only=True)
 class InteriorPoint(LPBackend):
-    """Mehrotra's predictor-corrector method in float64; cold start only.
+    """Mehrotra's predictor-corrector method in float64.
 
     The Newton systems fit A: factored curvature costs O(n (2k + p)²) per iteration and forms no n x n matrix, dense A
     one Cholesky factorisation of m x m, large sparse A one sparse factorisation (on the CPU).
@@ -31,6 +32,8 @@ class InteriorPoint(LPBackend):
     Attributes:
         max_iterations: Newton steps; 10 to 30 are usual, whatever the size.
         device: where to compute; None: where the program lives.
+        memory_limit: bytes that a solve may take beside the program; None: what the device has. What it needs is
+            counted before it starts, and refused if that is more.
 
     Reference: Mehrotra (1992), SIAM J. Optim. 2(4); Wright (1997), Primal-Dual Interior-Point Methods, chapter 10.
 
@@ -44,24 +47,40 @@ class InteriorPoint(LPBackend):
     rtol: float = 1e-8
     max_iterations: int = 200
     device: str | torch.device | None = None
+    memory_limit: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.max_iterations < 1:
             raise ValueError(f"max_iterations: expected an integer of at least 1, got {self.max_iterations}")
+        if self.memory_limit is not None and self.memory_limit < 1:
+            raise ValueError(f"memory_limit: expected a positive number of bytes, got {self.memory_limit}")
 
     def solve(self, lp: LinearProgram, start: LPStart | None = None) -> BackendAnswer:
-        """Solve one program; ``start`` is ignored, interior-point methods gain nothing from it.
+        """Solve one program; ``start``, the solution of a neighbouring one, saves some iterations.
 
         Raises:
-            ValueError: if A is known through products only and is too large to be formed.
+            ValueError: if A is known through products only and is too large to be formed, or if memory is short.
         """
-        del start
         deadline = time.monotonic() + self.time_limit
+        self._check_memory(lp.A)
         lp = move_program(lp, self.device)
+        if start is not None:
+            start = LPStart(start.x.to(lp.A.device, torch.float64), start.y.to(lp.A.device, torch.float64))
         return solve_by_predictor_corrector(
-            lp, choose_system(lp.A), rtol=self.rtol, max_iterations=self.max_iterations, deadline=deadline
+            lp, choose_system(lp.A), start, rtol=self.rtol, max_iterations=self.max_iterations, deadline=deadline
         )
+
+    def _check_memory(self, A: LinearOperator) -> None:  # noqa: N803
+        device = A.device if self.device is None else torch.device(self.device)
+        needed = operator_bytes(A)
+        limit = available_bytes(device) if self.memory_limit is None else self.memory_limit
+        if needed > limit:
+            raise ValueError(
+                f"memory_limit: a program of shape {A.shape} needs about {needed:,} bytes of working memory on "
+                f"{device}, but {limit:,} are allowed; raise memory_limit, lower the rank of the curvature model, "
+                "tune fewer weights, or use PDLP"
+            )
 
 
 def choose_system(A: LinearOperator) -> NewtonSystem:  # noqa: N803
@@ -75,7 +94,7 @@ def choose_system(A: LinearOperator) -> NewtonSystem:  # noqa: N803
         return StructuredSystem(A)
     hessian = A.hessian if isinstance(A, DirectionMatrix) else A
     if isinstance(hessian, Sparse) and m > DENSE_ROWS:
-        return SparseSystem(A.lifted().matrix, A.device)
+        return SparseSystem(A)
     if max(m * n, m * m) > DENSE_LIMIT:
         raise ValueError(
             f"A: {hessian!r} makes a program of shape {(m, n)}, too large to be factorised without structure; use "

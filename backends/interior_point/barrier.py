@@ -4,16 +4,20 @@ The gaps to finite bounds are variables of their own, ``w − l = lower`` and ``
 outside the bounds. With duals z_l, z_u ≥ 0 of the bounds, the central path of ``min c̃ᵀw`` s.t. ``B w = 0`` solves
 
     B w = 0,   c̃ − Bᵀy = z_l − z_u,   l z_l = μ,   u z_u = μ.
+
+Where there is no bound its gap is 1 and its dual 0, and both stay so.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from backends.interior_point.chunks import elementwise, reduced
 from backends.interior_point.newton import Newton
 from lift_core.lp import LinearProgram
 
@@ -31,9 +35,14 @@ class Iterate(NamedTuple):
     z_lower: Float64[Tensor, " n+m"]
     z_upper: Float64[Tensor, " n+m"]
 
-    def step(self, along: Iterate, primal: float, dual: float) -> Iterate:
+    def move(self, along: Iterate, primal: float, dual: float) -> None:
+        """Step along a direction, in place."""
         lengths = (primal, dual, primal, primal, dual, dual)
-        return Iterate(*(at + length * d for at, d, length in zip(self, along, lengths, strict=True)))
+        for at, change, length in zip(self, along, lengths, strict=True):
+            at.add_(change, alpha=length)
+
+    def is_finite(self) -> bool:
+        return all(not len(part) or math.isfinite(float(part.norm(math.inf))) for part in self)
 
 
 class Residuals(NamedTuple):
@@ -44,8 +53,12 @@ class Residuals(NamedTuple):
     dual: Float64[Tensor, " n+m"]
     rows: Float64[Tensor, " m"]
 
-    def removed(self) -> Residuals:
-        return Residuals(*(torch.zeros_like(part) for part in self))
+
+class Aims(NamedTuple):
+    """By how much a direction is to change the products of gaps and duals."""
+
+    lower: Float64[Tensor, " n+m"]
+    upper: Float64[Tensor, " n+m"]
 
 
 class Barrier:
@@ -63,31 +76,112 @@ class Barrier:
 
     def mean_product(self, at: Iterate) -> float:
         """μ, the mean of gap times dual over all bounds."""
-        lower = torch.where(self.has_lower, at.gap_lower * at.z_lower, 0.0)
-        upper = torch.where(self.has_upper, at.gap_upper * at.z_upper, 0.0)
-        return float((lower + upper).sum()) / self.count
+        return float(at.gap_lower @ at.z_lower + at.gap_upper @ at.z_upper) / self.count
+
+    def mean_product_after(self, at: Iterate, along: Iterate, primal: float, dual: float) -> float:
+        """μ after a step."""
+
+        def total(gap: Tensor, z: Tensor, d_gap: Tensor, d_z: Tensor) -> Tensor:
+            return (gap + primal * d_gap) @ (z + dual * d_z)
+
+        of_lower = reduced(total, at.gap_lower, at.z_lower, along.gap_lower, along.z_lower)
+        of_upper = reduced(total, at.gap_upper, at.z_upper, along.gap_upper, along.z_upper)
+        return float(of_lower.sum() + of_upper.sum()) / self.count
 
     def factorize(self, at: Iterate) -> None:
-        self.newton.factorize(at.z_lower / at.gap_lower + at.z_upper / at.gap_upper, self.movable)
+        """Prepare `direction`.
 
-    def residuals(self, at: Iterate) -> Residuals:
-        return Residuals(
-            torch.where(self.has_lower, at.w - self.lower - at.gap_lower, 0.0),
-            torch.where(self.has_upper, self.upper - at.w - at.gap_upper, 0.0),
-            self.cost - self.newton.transposed_product(at.y) - at.z_lower + at.z_upper,
-            -self.newton.product(at.w),
+        Raises:
+            torch.linalg.LinAlgError: if even the regularised system is singular.
+        """
+
+        def inverse_theta(gap_lower: Tensor, gap_upper: Tensor, z_lower: Tensor, z_upper: Tensor) -> tuple[Tensor]:
+            return (z_lower / gap_lower + z_upper / gap_upper,)
+
+        (of_all,) = elementwise(inverse_theta, *at[2:])
+        self.newton.factorize(of_all, self.movable)
+
+    def residuals(self, at: Iterate, activity: Tensor, pullback: Tensor) -> Residuals:
+        """Out of ``A x`` and ``Aᵀ y`` of the iterate."""
+        n = len(pullback)
+
+        def off_bounds(
+            w: Tensor, gap_lower: Tensor, gap_upper: Tensor, lower: Tensor, upper: Tensor, has_l: Tensor, has_u: Tensor
+        ) -> tuple[Tensor, Tensor]:
+            return torch.where(has_l, w - lower - gap_lower, 0.0), torch.where(has_u, upper - w - gap_upper, 0.0)
+
+        off = elementwise(
+            off_bounds, at.w, at.gap_lower, at.gap_upper, self.lower, self.upper, self.has_lower, self.has_upper
         )
+        dual = self.cost - at.z_lower
+        dual += at.z_upper
+        dual[:n] -= pullback
+        dual[n:] += at.y
+        return Residuals(off[0], off[1], dual, at.w[n:] - activity)
 
-    def direction(self, at: Iterate, off: Residuals, aim_lower: Tensor, aim_upper: Tensor) -> Iterate:
-        """Newton's direction that removes the residuals and changes the products of gap and dual by the aims."""
-        aim_lower = torch.where(self.has_lower, aim_lower, 0.0)
-        aim_upper = torch.where(self.has_upper, aim_upper, 0.0)
-        from_lower = (aim_lower - at.z_lower * off.lower) / at.gap_lower
-        from_upper = (aim_upper - at.z_upper * off.upper) / at.gap_upper
-        f = torch.where(self.movable, from_lower - from_upper - off.dual, 0.0)
-        dw, dy = self.newton.solve(f, off.rows)
-        gap_lower = torch.where(self.has_lower, off.lower + dw, 0.0)
-        gap_upper = torch.where(self.has_upper, off.upper - dw, 0.0)
-        z_lower = (aim_lower - at.z_lower * gap_lower) / at.gap_lower
-        z_upper = (aim_upper - at.z_upper * gap_upper) / at.gap_upper
-        return Iterate(dw, dy, gap_lower, gap_upper, z_lower, z_upper)
+    def affine_aims(self, at: Iterate) -> Aims:
+        """All products to zero."""
+        lower, upper = elementwise(lambda gl, gu, zl, zu: (-gl * zl, -gu * zu), *at[2:])
+        return Aims(lower, upper)
+
+    def corrected_aims(self, at: Iterate, affine: Iterate, target: float, weight: float) -> Aims:
+        """All products to the target, less ``weight`` times the second-order error of the affine direction."""
+
+        def aim(gap: Tensor, z: Tensor, d_gap: Tensor, d_z: Tensor, has: Tensor) -> tuple[Tensor]:
+            return (torch.where(has, target - gap * z - weight * d_gap * d_z, 0.0),)
+
+        (lower,) = elementwise(aim, at.gap_lower, at.z_lower, affine.gap_lower, affine.z_lower, self.has_lower)
+        (upper,) = elementwise(aim, at.gap_upper, at.z_upper, affine.gap_upper, affine.z_upper, self.has_upper)
+        return Aims(lower, upper)
+
+    def centred_aims(self, at: Iterate, along: Iterate, primal: float, dual: float, target: float) -> Aims:
+        """What brings the products after a step back to ``[0.1, 10] target``; large ones only part of the way."""
+
+        def aim(gap: Tensor, z: Tensor, d_gap: Tensor, d_z: Tensor, has: Tensor) -> tuple[Tensor]:
+            products = (gap + primal * d_gap) * (z + dual * d_z)
+            change = (products.clamp(0.1 * target, 10 * target) - products).clamp(min=-10 * target)
+            return (torch.where(has, change, 0.0),)
+
+        (lower,) = elementwise(aim, at.gap_lower, at.z_lower, along.gap_lower, along.z_lower, self.has_lower)
+        (upper,) = elementwise(aim, at.gap_upper, at.z_upper, along.gap_upper, along.z_upper, self.has_upper)
+        return Aims(lower, upper)
+
+    def direction(self, at: Iterate, off: Residuals | None, aims: Aims) -> Iterate:
+        """Newton's direction that removes the residuals, if there are any, and changes the products by the aims."""
+
+        def right(
+            aim_l: Tensor, aim_u: Tensor, gl: Tensor, gu: Tensor, zl: Tensor, zu: Tensor, movable: Tensor, *off: Tensor
+        ) -> tuple[Tensor]:
+            if off:
+                return (torch.where(movable, (aim_l - zl * off[0]) / gl - (aim_u - zu * off[1]) / gu - off[2], 0.0),)
+            return (torch.where(movable, aim_l / gl - aim_u / gu, 0.0),)
+
+        def pairs(
+            dw: Tensor, aim_l: Tensor, aim_u: Tensor, gl: Tensor, gu: Tensor, zl: Tensor, zu: Tensor, has_l: Tensor,
+            has_u: Tensor, *off: Tensor,
+        ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+            gap_lower = torch.where(has_l, off[0] + dw if off else dw, 0.0)
+            gap_upper = torch.where(has_u, off[1] - dw if off else -dw, 0.0)
+            return gap_lower, gap_upper, (aim_l - zl * gap_lower) / gl, (aim_u - zu * gap_upper) / gu
+
+        (f,) = elementwise(right, *aims, *at[2:], self.movable, *(off[:3] if off else ()))
+        dw, dy = self.newton.solve(f, off.rows if off else torch.zeros_like(at.y))
+        found = elementwise(pairs, dw, *aims, *at[2:], self.has_lower, self.has_upper, *(off[:2] if off else ()))
+        return Iterate(dw, dy, *found)
+
+
+def plus(along: Iterate, correction: Iterate) -> Iterate:
+    """The sum of two directions."""
+    return Iterate(*(one + other for one, other in zip(along, correction, strict=True)))
+
+
+def step_lengths(at: Iterate, along: Iterate, fraction: float = 1.0) -> tuple[float, float]:
+    """How far gaps and duals can go, at most 1: this fraction of the way to where one of them reaches zero."""
+    longest = [_longest_step(*pair) for pair in zip(at[2:], along[2:], strict=True)]
+    primal, dual = min(longest[:2]), min(longest[2:])
+    return min(1.0, fraction * primal), min(1.0, fraction * dual)
+
+
+def _longest_step(positive: Tensor, change: Tensor) -> float:
+    steps = reduced(lambda at, by: torch.where(by < 0, -at / by, math.inf).min(), positive, change)
+    return float(steps.min()) if len(steps) else math.inf

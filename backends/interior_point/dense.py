@@ -28,7 +28,7 @@ class DenseSystem(NewtonSystem):
     """
 
     def __init__(self, A: LinearOperator) -> None:  # noqa: N803
-        super().__init__()
+        super().__init__(A)
         self.matrix: Float64[Tensor, "m n"] = A.to_dense()
         self._sparse = A.matrix if isinstance(A, Sparse) else None
         self._pivoted = False

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from backends.interior_point.chunks import elementwise, reduced
 from backends.interior_point.system import NewtonSystem, set_units
 from lift_core.lp import LinearProgram
 
@@ -22,28 +23,28 @@ PROXIMAL = 1e-13
 """Proximal term of the columns, in units: it makes free columns harmless, and vanishes at the solution."""
 LARGEST_PROXIMAL_DUAL = 1e-6
 MAX_REFINEMENTS = 3
-REFINED = 1e-11
-POOR = 1e-10
-"""Relative residual of Newton's equations above which a more accurate factorisation is asked for."""
+REFINED, POOR = 1e-3, 1e-2
+"""Relative residuals of Newton's equations, as shares of ``rtol``: what refinement aims at, and above which a more
+accurate factorisation is asked for."""
+FLOOR = 1e-11
 
 
 class Newton:
     """``Θ⁻¹ dw − Bᵀ dy = f,  B dw = g`` with a diagonal Θ⁻¹ ≥ 0, for which `factorize` is called first."""
 
-    def __init__(self, lp: LinearProgram, system: NewtonSystem) -> None:
-        self._A, self._system, self._num_columns = lp.A, system, lp.num_columns
+    def __init__(self, lp: LinearProgram, system: NewtonSystem, *, rtol: float) -> None:
+        self._system, self._num_columns = system, lp.num_columns
         units = set_units(system, lp)
         self.units: Float64[Tensor, " n+m"] = torch.cat([units.columns, units.rows])
         self.cost_unit = units.cost
-        self._row_units = units.rows
+        self.row_units: Float64[Tensor, " m"] = units.rows
+        self._refined, self._poor = (max(share * rtol, FLOOR) for share in (REFINED, POOR))
 
-    def product(self, w: Float64[Tensor, " n+m"]) -> Float64[Tensor, " m"]:
-        """``B w = A x − s``."""
-        return self._A.matvec(w[: self._num_columns]) - w[self._num_columns :]
-
-    def transposed_product(self, y: Float64[Tensor, " m"]) -> Float64[Tensor, " n+m"]:
-        """``Bᵀ y = (Aᵀ y, −y)``."""
-        return torch.cat([self._A.rmatvec(y), -y])
+    def products(
+        self, x: Float64[Tensor, " n"], y: Float64[Tensor, " m"]
+    ) -> tuple[Float64[Tensor, " m"], Float64[Tensor, " n"]]:
+        """``(A x, Aᵀ y)``."""
+        return self._system.products(x, y)
 
     def factorize(self, inverse_theta: Float64[Tensor, " n+m"], movable: Tensor) -> None:
         """Prepare `solve`; what is not ``movable`` keeps dw = 0.
@@ -51,46 +52,62 @@ class Newton:
         Raises:
             torch.linalg.LinAlgError: if even the regularised system is singular.
         """
+
+        def theta(inverse: Tensor, movable: Tensor, units: Tensor) -> tuple[Tensor]:
+            return (torch.where(movable, 1 / (inverse + PROXIMAL * self.cost_unit / units.square()), 0.0),)
+
         self._inverse_theta, self._movable = inverse_theta, movable
-        proximal = PROXIMAL * self.cost_unit / self.units.square()
-        self._theta = torch.where(movable, 1 / (inverse_theta + proximal), 0.0)
+        (self._theta,) = elementwise(theta, inverse_theta, movable, self.units)
         self._factorize_system()
 
     def solve(self, f: Float64[Tensor, " n+m"], g: Float64[Tensor, " m"]) -> tuple[Tensor, Tensor]:
         """``(dw, dy)``, refined on the equations without regularisation."""
-        dw, dy, residual = self._refine(f, g)
-        if residual > POOR * self._size(f, g) and self._system.strengthen():
+        size = self._size(f, g)
+        dw, dy, residual = self._refine(f, g, size)
+        if residual > self._poor * size and self._system.strengthen():
             self._factorize_system()
-            dw, dy, _ = self._refine(f, g)
+            dw, dy, _ = self._refine(f, g, size)
         return dw, dy
 
     def _factorize_system(self) -> None:
         n, proximal = self._num_columns, self._system.proximal
         while True:
             try:
-                rows = self._theta[n:] + proximal * self._row_units.square() / self.cost_unit
+                rows = self._theta[n:] + proximal * self.row_units.square() / self.cost_unit
                 return self._system.factorize(self._theta[:n], rows)
             except torch.linalg.LinAlgError:
                 proximal *= 1e4
                 if proximal > LARGEST_PROXIMAL_DUAL:
                     raise
 
-    def _refine(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor, float]:
-        goal = REFINED * self._size(f, g)
+    def _refine(self, f: Tensor, g: Tensor, size: float) -> tuple[Tensor, Tensor, float]:
         dw, dy = self._solve_once(f, g)
         best = (dw, dy, math.inf)
         for _ in range(MAX_REFINEMENTS + 1):
-            left_f = torch.where(self._movable, f - self._inverse_theta * dw + self.transposed_product(dy), 0.0)
-            left_g = g - self.product(dw)
+            left_f, left_g = self._left_over(f, g, dw, dy)
             residual = self._size(left_f, left_g)
             if not residual < best[2]:
                 return best
             stalls, best = residual > best[2] / 2, (dw, dy, residual)
-            if residual <= goal or stalls:
+            if residual <= self._refined * size or stalls:
                 return best
             more_w, more_y = self._solve_once(left_f, left_g)
             dw, dy = dw + more_w, dy + more_y
         return best
+
+    def _left_over(self, f: Tensor, g: Tensor, dw: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
+        """``(f − Θ⁻¹ dw + Bᵀ dy, g − B dw)``."""
+
+        def left_f(f: Tensor, inverse_theta: Tensor, dw: Tensor, pulled: Tensor, movable: Tensor) -> tuple[Tensor]:
+            return (torch.where(movable, f - inverse_theta * dw + pulled, 0.0),)
+
+        n = self._num_columns
+        activity, pullback = self._system.products(dw[:n], dy)
+        parts = [
+            elementwise(left_f, f[part], self._inverse_theta[part], dw[part], pulled, self._movable[part])[0]
+            for part, pulled in ((slice(n), pullback), (slice(n, None), -dy))
+        ]
+        return torch.cat(parts), g - activity + dw[n:]
 
     def _solve_once(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         """The slacks are eliminated: ``ds = Θ_s (f_s − dy)``."""
@@ -100,5 +117,6 @@ class Newton:
         return torch.cat([dx, theta_rows * (f_rows - dy)]), dy
 
     def _size(self, f: Tensor, g: Tensor) -> float:
-        of_f = torch.where(self._movable, f * self.units, 0.0).norm()
-        return float(of_f / self.cost_unit + (g / self._row_units).norm())
+        of_f = reduced(lambda f, units, movable: (f * units * movable).norm(), f, self.units, self._movable)
+        of_g = reduced(lambda g, units: (g / units).norm(), g, self.row_units)
+        return float(of_f.norm() / self.cost_unit + of_g.norm())

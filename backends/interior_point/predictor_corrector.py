@@ -11,12 +11,13 @@ import time
 import torch
 from torch import Tensor
 
-from backends.interior_point.barrier import Barrier, Iterate, Residuals
+from backends.certificates import certify
+from backends.interior_point.barrier import Barrier, Iterate, plus, step_lengths
 from backends.interior_point.newton import Newton
-from backends.interior_point.starting_point import starting_point
+from backends.interior_point.starting_point import starting_point, warm_point
 from backends.interior_point.system import NewtonSystem
-from backends.pdlp.certificates import certify
-from lift_core.lp import BackendAnswer, LinearProgram, LPStatus, kkt_residuals
+from backends.kkt import KKTCheck, Residuals
+from lift_core.lp import BackendAnswer, LinearProgram, LPStart, LPStatus
 
 STEP_FRACTION = 0.995
 """Of the way to the nearest bound."""
@@ -34,8 +35,8 @@ PATIENCE = 30
 class Best:
     """The best pair (x, y) so far, by the residuals that the core will judge it by."""
 
-    def __init__(self, lp: LinearProgram) -> None:
-        self._lp = lp
+    def __init__(self, lp: LinearProgram, newton: Newton) -> None:
+        self._lp, self._newton, self._kkt = lp, newton, KKTCheck(lp)
         self._allowed = (
             torch.where(torch.isinf(lp.row_upper), 0.0, -math.inf),
             torch.where(torch.isinf(lp.row_lower), 0.0, math.inf),
@@ -43,9 +44,12 @@ class Best:
         self._pair = self._within_bounds(torch.zeros_like(lp.c), torch.zeros_like(lp.row_lower))
         self.worst, self.age = math.inf, 0
 
-    def offer(self, at: Iterate) -> None:
-        pair = self._within_bounds(at.w[: self._lp.num_columns], at.y)
-        worst = kkt_residuals(self._lp, *pair)[2].worst
+    def offer(self, x: Tensor, y: Tensor, activity: Tensor, pullback: Tensor) -> None:
+        """Offer a pair and its products, which serve if the pair is within the bounds."""
+        pair = self._within_bounds(x, y)
+        if not (torch.equal(pair[0], x) and torch.equal(pair[1], y)):
+            activity, pullback = self._newton.products(*pair)
+        worst = Residuals(*self._kkt.evaluate(*pair, activity, pullback).tolist()).worst
         self.age += 1
         if worst < self.worst:
             self.worst, self.age, self._pair = worst, 0, pair
@@ -58,39 +62,53 @@ class Best:
 
 
 def solve_by_predictor_corrector(
-    lp: LinearProgram, system: NewtonSystem, *, rtol: float, max_iterations: int, deadline: float
+    lp: LinearProgram,
+    system: NewtonSystem,
+    start: LPStart | None = None,
+    *,
+    rtol: float,
+    max_iterations: int,
+    deadline: float,
 ) -> BackendAnswer:
     """Solve a program to relative KKT residuals of ``rtol``.
 
     Args:
         lp: the program.
         system: solves Newton systems with its matrix.
+        start: the solution of a neighbouring program, see `warm_point`.
         rtol: tolerance.
         max_iterations: Newton steps.
         deadline: in seconds of `time.monotonic`.
     """
-    barrier, best, iteration = Barrier(lp, Newton(lp, system)), Best(lp), 0
+    barrier = Barrier(lp, Newton(lp, system, rtol=rtol))
+    best, iteration, n = Best(lp, barrier.newton), 0, lp.num_columns
     try:
-        at = starting_point(barrier)
-        for iteration in range(max_iterations):
-            best.offer(at)
+        if start is not None:
+            best.offer(start.x, start.y, *barrier.newton.products(start.x, start.y))
+            if best.worst <= rtol:
+                return best.answer(LPStatus.OPTIMAL, 0)
+        at = starting_point(barrier) if start is None else warm_point(barrier, start)
+        for iteration in range(max_iterations + 1):
+            products = barrier.newton.products(at.w[:n], at.y)
+            best.offer(at.w[:n], at.y, *products)
             if best.worst <= rtol:
                 return best.answer(LPStatus.OPTIMAL, iteration)
             if time.monotonic() > deadline:
                 return best.answer(LPStatus.TIME_LIMIT, iteration)
             if best.age >= PATIENCE:
                 return best.answer(LPStatus.NUMERICAL_ERROR, iteration)
-            along = _search_direction(barrier, at)
-            at = at.step(along, *_step_lengths(at, along, STEP_FRACTION))
+            if iteration == max_iterations:
+                break
+            along = _search_direction(barrier, at, products)
+            at.move(along, *step_lengths(at, along, STEP_FRACTION))
             if iteration % CHECK_RAYS_EVERY == CHECK_RAYS_EVERY - 1 and (proof := _certify(lp, at, along, iteration)):
                 return proof
     except torch.linalg.LinAlgError:
         return best.answer(LPStatus.NUMERICAL_ERROR, iteration)
-    best.offer(at)
-    return best.answer(LPStatus.OPTIMAL if best.worst <= rtol else LPStatus.ITERATION_LIMIT, max_iterations)
+    return best.answer(LPStatus.ITERATION_LIMIT, max_iterations)
 
 
-def _search_direction(barrier: Barrier, at: Iterate) -> Iterate:
+def _search_direction(barrier: Barrier, at: Iterate, products: tuple[Tensor, Tensor]) -> Iterate:
     """The box of Mehrotra's algorithm: one factorisation, a few solves.
 
     1. predictor: the affine direction, towards μ = 0
@@ -102,59 +120,35 @@ def _search_direction(barrier: Barrier, at: Iterate) -> Iterate:
         torch.linalg.LinAlgError: if the arithmetic breaks down.
     """
     barrier.factorize(at)
-    off, product_lower, product_upper = barrier.residuals(at), at.gap_lower * at.z_lower, at.gap_upper * at.z_upper
-    affine = barrier.direction(at, off, -product_lower, -product_upper)
-    primal, dual = _step_lengths(at, affine)
+    off = barrier.residuals(at, *products)
+    affine = barrier.direction(at, off, barrier.affine_aims(at))
+    primal, dual = step_lengths(at, affine)
     mu = barrier.mean_product(at)
-    sigma = (barrier.mean_product(at.step(affine, primal, dual)) / mu) ** 3 if mu > 0 else 0.0
+    sigma = (barrier.mean_product_after(at, affine, primal, dual) / mu) ** 3 if mu > 0 else 0.0
     weight = 1.0 if min(primal, dual) >= SECOND_ORDER_FROM else 0.0
-    along = barrier.direction(
-        at,
-        off,
-        sigma * mu - product_lower - weight * affine.gap_lower * affine.z_lower,
-        sigma * mu - product_upper - weight * affine.gap_upper * affine.z_upper,
-    )
-    along = _correct_centrality(barrier, at, along, off.removed(), sigma * mu)
-    if not all(bool(torch.isfinite(part).all()) for part in along):
+    aims = barrier.corrected_aims(at, affine, sigma * mu, weight)
+    del affine
+    along = _correct_centrality(barrier, at, barrier.direction(at, off, aims), sigma * mu)
+    if not along.is_finite():
         raise torch.linalg.LinAlgError("the Newton direction is not finite")
     return along
 
 
-def _correct_centrality(barrier: Barrier, at: Iterate, along: Iterate, none: Residuals, target: float) -> Iterate:
+def _correct_centrality(barrier: Barrier, at: Iterate, along: Iterate, target: float) -> Iterate:
     """Bring the products that a longer step would spoil back to ``[0.1, 10] target``, while steps get longer by it.
 
     Reference: Gondzio (1996), Multiple centrality corrections, Comput. Optim. Appl. 6, 137-156.
     """
-    primal, dual = _step_lengths(at, along)
+    primal, dual = step_lengths(at, along)
     for _ in range(MAX_CORRECTORS):
         goals = min(1.0, primal + LENGTHEN), min(1.0, dual + LENGTHEN)
-        ahead = at.step(along, *goals)
-        lower = _back_to_centre(ahead.gap_lower * ahead.z_lower, target)
-        upper = _back_to_centre(ahead.gap_upper * ahead.z_upper, target)
-        correction = barrier.direction(at, none, lower, upper)
-        corrected = along.step(correction, 1.0, 1.0)
-        longer_primal, longer_dual = _step_lengths(at, corrected)
+        correction = barrier.direction(at, None, barrier.centred_aims(at, along, *goals, target))
+        corrected = plus(along, correction)
+        longer_primal, longer_dual = step_lengths(at, corrected)
         if longer_primal + longer_dual < primal + dual + WORTHWHILE * LENGTHEN:
             break
         along, primal, dual = corrected, longer_primal, longer_dual
     return along
-
-
-def _back_to_centre(products: Tensor, target: float) -> Tensor:
-    """The change that brings products into the neighbourhood of the target; large ones only part of the way."""
-    return (products.clamp(0.1 * target, 10 * target) - products).clamp(min=-10 * target)
-
-
-def _step_lengths(at: Iterate, along: Iterate, fraction: float = 1.0) -> tuple[float, float]:
-    """How far gaps and duals can go, at most 1: this fraction of the way to where one of them reaches zero."""
-    primal = min(_longest_step(at.gap_lower, along.gap_lower), _longest_step(at.gap_upper, along.gap_upper))
-    dual = min(_longest_step(at.z_lower, along.z_lower), _longest_step(at.z_upper, along.z_upper))
-    return min(1.0, fraction * primal), min(1.0, fraction * dual)
-
-
-def _longest_step(positive: Tensor, change: Tensor) -> float:
-    steps = torch.where(change < 0, -positive / change, math.inf)
-    return float(steps.min()) if len(steps) else math.inf
 
 
 def _certify(lp: LinearProgram, at: Iterate, along: Iterate, iteration: int) -> BackendAnswer | None:

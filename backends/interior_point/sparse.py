@@ -10,6 +10,7 @@ from torch import Tensor
 
 from backends.interior_point.system import NewtonSystem, equilibrate
 from lift_core.lp import LinearProgram
+from lift_core.operators import LinearOperator
 
 REGULARIZATION = 1e-10
 """Added to both diagonal blocks, in units; refinement takes it out again."""
@@ -24,9 +25,9 @@ class SparseSystem(NewtonSystem):
     Reference: Vanderbei (1995), Symmetric quasidefinite matrices, SIAM J. Optim. 5(1).
     """
 
-    def __init__(self, matrix: sp.csr_matrix, device: torch.device) -> None:
-        super().__init__()
-        self._matrix, self._device = matrix, device
+    def __init__(self, A: LinearOperator) -> None:  # noqa: N803
+        super().__init__(A)
+        self._matrix, self._device = A.lifted().matrix, A.device
 
     def measure(self, lp: LinearProgram) -> tuple[Tensor, Tensor]:
         return equilibrate(lp, self._largest_entries)

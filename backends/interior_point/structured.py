@@ -22,13 +22,16 @@ there are rows, so there are as many of the second kind, and one more for each �
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from backends.interior_point.chunks import ROWS, chunks, elementwise
 from backends.interior_point.system import NewtonSystem, factorize_lu, solve_lu
 from lift_core.lp import LinearProgram
-from lift_core.operators import Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal
+from lift_core.operators import Dense, Diagonal, DirectionMatrix, GroupColumns, LinearOperator, LowRankPlusDiagonal
 
 LARGEST_CORE = 2_000
 """Up to this size the core grows where accuracy asks for it."""
@@ -41,18 +44,20 @@ def core_size(A: DirectionMatrix) -> int:  # noqa: N803
 
 
 class StructuredSystem(NewtonSystem):
-    """Weights in blocks of two unknowns; (t, z, λ) and the most extreme blocks in a small dense core."""
+    """Weights in blocks of two unknowns; (t, z, λ) and the most extreme blocks in a small dense core.
+
+    V and J are read where they are, a chunk of rows at a time: no other array has more than n entries.
+    """
 
     proximal = 1e-24  # D² may be that much smaller than the entries of V Vᵀ, which are the unit
 
     def __init__(self, A: DirectionMatrix) -> None:  # noqa: N803
-        super().__init__()
-        diagonal, factor, core = _factors(A.hessian)
-        self.num_hyper, self.rank = A.num_hyper, len(core)
-        self.D: Float64[Tensor, " n"] = diagonal
-        self.V: Float64[Tensor, "n k"] = factor * core.abs().sqrt()
-        signed = self.V * torch.where(core < 0, -1.0, 1.0).to(core)
-        self.SVJ: Float64[Tensor, "n k+p"] = torch.cat([signed, A.mixed.to_dense()], dim=1)
+        super().__init__(A)
+        self.D, self.V, self.C = _factors(A.hessian)
+        self.J = A.mixed if isinstance(A.mixed, (Dense, GroupColumns)) else Dense(A.mixed.to_dense())
+        self.num_hyper, self.rank = A.num_hyper, len(self.C)
+        self._root = self.C.abs().sqrt()
+        self._signed_root = self._root * torch.where(self.C < 0, -1.0, 1.0).to(self.C)
         self._rows = A.rows
         self._has_row = self._spread(self.D.new_ones(A.shape[0]), 0.0)
         self._num_extreme = min(len(self.D), 2 * self.rank + self.num_hyper)
@@ -73,70 +78,127 @@ class StructuredSystem(NewtonSystem):
         radii = (lp.col_upper - lp.col_lower) / 2
         columns = torch.where(torch.isfinite(radii) & (radii > 0), radii, 1.0)
         hyper, weights = columns[: self.num_hyper].square(), columns[self.num_hyper :].square()
-        SV, J = self.SVJ[:, : self.rank], self.SVJ[:, self.rank :]  # noqa: N806
-        gram = self.V.T @ (weights[:, None] * self.V)
-        of_diagonal = self.D * weights * (self.D + 2 * (SV * self.V).sum(1))
-        squares = of_diagonal + ((SV @ gram) * SV).sum(1) + J.square() @ hyper
-        return columns, self._select(squares.clamp(min=0).sqrt())
+        gram = sum(
+            (V.T @ (weights[part, None] * V) for part, V in self._blocks()), torch.zeros_like(torch.diag(self.C))
+        )
+        gram = self.C[:, None] * gram * self.C
+        squares = torch.empty_like(self.D)
+        for part, V in self._blocks():  # noqa: N806
+            D = self.D[part]  # noqa: N806
+            of_diagonal = D * weights[part] * (D + 2 * V.square() @ self.C)
+            squares[part] = of_diagonal + ((V @ gram) * V).sum(1) + self.J.dense_rows(part).square() @ hyper
+        return columns, self._select(squares.clamp_(min=0).sqrt_())
+
+    def products(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """``(A x, Aᵀ y)`` in two passes over V."""
+        p, y = self.num_hyper, self._spread(y, 0.0)
+        hyper, d = x[:p], x[p:]
+        inner, pulled = self._pull(lambda part: (d[part], y[part])), self.J.rmatvec(y)
+        inner = self.C * inner
+        activity, pullback = torch.empty_like(self.D), torch.cat([pulled, y])
+        for part, V in self._blocks():  # noqa: N806
+            outer, D = inner @ V.T, self.D[part]  # noqa: N806
+            torch.addcmul(outer[0], D, d[part], out=activity[part])
+            pullback[p:][part].mul_(D).add_(outer[1])
+        return self._select(activity.add_(self.J.matvec(hyper))), pullback
 
     def factorize(self, theta: Tensor, theta_rows: Tensor) -> None:
         p, units = self.num_hyper, self.units
         self._theta, theta_rows = theta[p:], self._spread(theta_rows, 1.0)
-        E = self.D.square() * self._theta + theta_rows  # noqa: N806
-        first = torch.where(self._has_row > 0, theta_rows * self._theta / E, self._theta)
-        mixed, second = self._has_row * self.D * self._theta / E, self._has_row / E
-        self._extreme = self._most_extreme(first, second)
-        self._inverse = tuple(part.index_fill(0, self._extreme, 0.0) for part in (first, mixed, second))
+        self._inverse = elementwise(_invert_blocks, self.D, self._theta, theta_rows, self._has_row)
+        self._extreme = self._most_extreme()
+        for part in self._inverse:
+            part.index_fill_(0, self._extreme, 0.0)
         # measured in the square root of its Θ, or in its unit where Θ is larger, a column has entries that stay bounded
         self._scale = torch.cat([theta.new_ones(self.rank), torch.minimum(theta[:p], units.theta[:p]).sqrt()])
-        self._scale_extreme = torch.minimum(self._theta, units.theta[p:])[self._extreme].sqrt()
-        self._lu = factorize_lu(self._core(theta[:p], theta_rows[self._extreme]))
+        extreme = self._extreme
+        self._scale_extreme = torch.minimum(self._theta[extreme], units.theta[p:][extreme]).sqrt()
+        self._lu = factorize_lu(self._core(theta[:p], theta_rows[extreme]))
 
     def solve(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        p, k, extreme = self.num_hyper, self.rank, self._extreme
+        p, extreme = self.num_hyper, self._extreme
         f, f_hyper, g = f[p:], f[:p], self._spread(g, 0.0)
-        d, y = self._solve_blocks(f, g)
+        y = torch.empty_like(f)
+
+        def blocks(part: slice) -> tuple[Tensor, Tensor]:
+            d, y[part] = self._solve_blocks(part, f[part], g[part])
+            return d, y[part]
+
+        inner = self._pull(blocks)
         rhs = [
-            -(self.V.T @ d),
-            -self._scale * (self.SVJ.T @ y + torch.cat([f.new_zeros(k), f_hyper])),
+            -self._root * inner[0],
+            -self._scale * torch.cat([self._signed_root * inner[1], self.J.rmatvec(y) + f_hyper]),
             -self._scale_extreme * f[extreme],
             (self._has_row * g)[extreme],
         ]
         t, z_and_hyper, d_extreme, y_extreme = solve_lu(self._lu, torch.cat(rhs)).split([len(part) for part in rhs])
-        z_and_hyper = self._scale * z_and_hyper
-        d, y = self._solve_blocks(f + self.V @ t, g - self.SVJ @ z_and_hyper)
-        d = d.index_copy(0, extreme, self._scale_extreme * d_extreme)
-        return torch.cat([z_and_hyper[k:], d]), self._select(y.index_copy(0, extreme, y_extreme))
+        z, hyper = (self._scale * z_and_hyper).split([self.rank, p])
+        inner = torch.stack([self._root * t, -self._signed_root * z])
+        g = g - self.J.matvec(hyper)
+        dx = torch.cat([hyper, f])
+        for part, V in self._blocks():  # noqa: N806
+            outer = inner @ V.T
+            dx[p:][part], y[part] = self._solve_blocks(part, f[part] + outer[0], g[part] + outer[1])
+        dx[p:].index_copy_(0, extreme, self._scale_extreme * d_extreme)
+        return dx, self._select(y.index_copy_(0, extreme, y_extreme))
 
-    def _most_extreme(self, first: Tensor, second: Tensor) -> Int64[Tensor, " e"]:
-        units = self.units
-        by_unit = torch.maximum(
-            first / units.theta[self.num_hyper :], second * self._spread(units.rows, 1.0).square() / units.cost
-        )
+    def _blocks(self) -> Iterator[tuple[slice, Float64[Tensor, "rows k"]]]:
+        return ((part, self.V[part]) for part in chunks(len(self.D), self.D.device, ROWS))
+
+    def _pull(self, vectors: Callable[[slice], tuple[Tensor, Tensor]]) -> Float64[Tensor, "2 k"]:
+        """``[d, y]ᵀ V`` of two vectors, given by chunks."""
+        inner = self.V.new_zeros(2, self.rank)
+        for part, V in self._blocks():  # noqa: N806
+            inner.addmm_(torch.stack(vectors(part)), V)
+        return inner
+
+    def _most_extreme(self) -> Int64[Tensor, " e"]:
+        units, (first, _, second) = self.units, self._inverse
+
+        def size(first: Tensor, second: Tensor, theta: Tensor, rows: Tensor) -> tuple[Tensor]:
+            return (torch.maximum(first / theta, second * rows.square() / units.cost),)
+
+        (by_unit,) = elementwise(size, first, second, units.theta[self.num_hyper :], self._spread(units.rows, 1.0))
         return by_unit.topk(self._num_extreme).indices
 
-    def _solve_blocks(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        first, mixed, second = self._inverse
+    def _solve_blocks(self, part: slice, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        first, mixed, second = (entries[part] for entries in self._inverse)
         return first * f + mixed * g, second * g - mixed * f
 
     def _core(self, theta_hyper: Tensor, theta_rows: Tensor) -> Float64[Tensor, "c c"]:
         """The symmetric core; its unknowns are (t, (z, λ), d of extreme blocks, y of extreme blocks)."""
-        k, extreme, (first, mixed, second) = self.rank, self._extreme, self._inverse
-        has_row, D, V, SVJ = self._has_row[extreme], self.D[extreme], self.V, self.SVJ  # noqa: N806
+        k, extreme = self.rank, self._extreme
+        has_row, D = self._has_row[extreme], self.D[extreme]  # noqa: N806
         scale, scale_d = self._scale, self._scale_extreme
         a, b, c = k, len(scale) + k, len(scale) + k + len(extreme)
-        core = V.new_zeros(c + len(extreme), c + len(extreme))
-        core[:a, :a] = V.T @ (first[:, None] * V)
-        core[:a, a:b] = -(V.T @ (mixed[:, None] * SVJ)) * scale
+        core = D.new_zeros(c + len(extreme), c + len(extreme))
+        root = self._root
+        wide = torch.cat([self._signed_root, torch.ones_like(theta_hyper)]) * scale
+        by_first, by_mixed, by_second = self._grams()
+        core[:a, :a] = root[:, None] * by_first * root
+        core[:a, a:b] = -root[:, None] * by_mixed * wide
         core[:a, a:b].diagonal().sub_(1.0)
-        core[:a, b:c] = (V[extreme] * scale_d[:, None]).T
-        core[a:b, a:b] = -(SVJ.T @ (second[:, None] * SVJ)) * scale * scale[:, None]
+        core[:a, b:c] = (self.V[extreme] * root * scale_d[:, None]).T
+        core[a:b, a:b] = -wide[:, None] * by_second * wide
         core[a + k : b, a + k : b].diagonal().sub_(_over(scale[k:].square(), theta_hyper))
-        core[a:b, c:] = (SVJ[extreme] * scale * has_row[:, None]).T
+        core[a:b, c:] = (torch.cat([self.V[extreme], self.J.dense_rows(extreme)], dim=1) * wide * has_row[:, None]).T
         core[b:c, b:c] = -torch.diag(_over(scale_d.square(), self._theta[extreme]))
         core[b:c, c:] = torch.diag(scale_d * D * has_row)
         core[c:, c:] = torch.diag(theta_rows)
         return core.triu() + core.triu(1).T
+
+    def _grams(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``Vᵀ diag(first) V``, ``Vᵀ diag(mixed) [V J]`` and ``[V J]ᵀ diag(second) [V J]``, added up by chunks."""
+        k, both = self.rank, self.rank + self.num_hyper
+        grams = self.V.new_zeros(k, k), self.V.new_zeros(k, both), self.V.new_zeros(both, both)
+        for part, V in self._blocks():  # noqa: N806
+            VJ = torch.cat([V, self.J.dense_rows(part)], dim=1)  # noqa: N806
+            first, mixed, second = (entries[part, None] for entries in self._inverse)
+            weighted = second * VJ
+            grams[2].addmm_(VJ.T, weighted)
+            grams[1].addmm_(V.T, torch.mul(VJ, mixed, out=weighted))
+            grams[0].addmm_(V.T, torch.mul(V, first, out=weighted[:, :k]))
+        return grams
 
     def _spread(self, vector: Tensor, fill: float) -> Float64[Tensor, " n"]:
         """From the kept rows to all rows."""
@@ -147,6 +209,12 @@ class StructuredSystem(NewtonSystem):
     def _select(self, vector: Tensor) -> Float64[Tensor, " m"]:
         """From all rows to the kept ones."""
         return vector if self._rows is None else vector[self._rows]
+
+
+def _invert_blocks(D: Tensor, theta: Tensor, theta_rows: Tensor, has_row: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: N803
+    """Entries of the inverses of the blocks; Θ itself where a weight has no row."""
+    E = D.square() * theta + theta_rows  # noqa: N806
+    return torch.where(has_row > 0, theta_rows * theta / E, theta), has_row * D * theta / E, has_row / E
 
 
 def _factors(hessian: LinearOperator) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,6 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from lift_core.lp import LinearProgram
+from lift_core.operators import LinearOperator
 
 _SWEEPS = 10
 
@@ -44,8 +45,15 @@ class NewtonSystem(ABC):
 
     proximal: ClassVar[float] = 1e-16
 
-    def __init__(self) -> None:
+    def __init__(self, A: LinearOperator) -> None:  # noqa: N803
         self.units: Units
+        self._A = A
+
+    def products(
+        self, x: Float64[Tensor, " n"], y: Float64[Tensor, " m"]
+    ) -> tuple[Float64[Tensor, " m"], Float64[Tensor, " n"]]:
+        """``(A x, Aᵀ y)``."""
+        return self._A.matvec(x), self._A.rmatvec(y)
 
     @abstractmethod
     def measure(self, lp: LinearProgram) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " m"]]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 
+from backends.devices import move_program
 from backends.pdlp import douglas_rachford, halpern
-from backends.pdlp.devices import move_program
+from backends.pdlp.batch import Batch, make_batch
+from backends.pdlp.iteration import Callback
 from backends.pdlp.limits import Limits
 from backends.pdlp.projection import Projection
 from backends.pdlp.units import fit_projection
@@ -28,7 +32,7 @@ class PDLP(LPBackend):
 
     Two methods share anchoring, restarts and step-size control. ``"halpern"`` is r2HPDHG, for any program.
     ``"douglas_rachford"`` projects onto ``{A x = s}`` exactly; direction LPs need that, and ``"auto"`` takes it for
-    them wherever H can be factored.
+    them wherever H can be factored. Programs that share A are solved side by side (`lift_core.solve_lps`).
 
     Attributes:
         max_iterations: iterations of either method; each costs two products with A.
@@ -36,13 +40,21 @@ class PDLP(LPBackend):
         device: where to compute; None: where the program lives.
         check_interval: iterations from one check of residuals and restarts to the next; only these wait for the device.
         densify_limit: ``"auto"`` reads matrix-free Hessians of up to this size column by column, to factor them.
+        polish: whether proximal Newton steps may finish what iterations have begun, where entries of A are at hand
+            (up to 2,000 rows) or curvature is factored; they count as iterations. See `backends.pdlp.polish`.
+        callback: is given a `Check` (iterations, seconds, restarts, weight, residuals, objectives) of every program at
+            every check; if it returns True, the solve stops as `INTERRUPTED` with the best pair so far. A list's
+            ``append`` keeps a log.
 
     Reference: Lu et al. (2025), cuPDLPx, arXiv 2507.14051; `backends.pdlp.douglas_rachford`.
 
     >>> from lift_core.lp import LinearProgram, solve_lp
     >>> lp = LinearProgram(c=[1.0, 2.0], A=[[1.0, 1.0]], row_lower=1.0, row_upper=1.0, col_lower=0.0)
-    >>> round(solve_lp(lp, PDLP(rtol=1e-6)).objective, 4)
+    >>> log = []
+    >>> round(solve_lp(lp, PDLP(rtol=1e-6, callback=log.append)).objective, 4)
     1.0
+    >>> log[-1].iterations
+    40
     """
 
     name: ClassVar[str] = "pdlp"
@@ -52,6 +64,8 @@ class PDLP(LPBackend):
     device: str | torch.device | None = None
     check_interval: int = 40
     densify_limit: int = 2_048
+    polish: bool = True
+    callback: Callback | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,41 +76,66 @@ class PDLP(LPBackend):
                 raise ValueError(f"{name}: expected an integer of at least {smallest}, got {getattr(self, name)}")
 
     def solve(self, lp: LinearProgram, start: LPStart | None = None) -> BackendAnswer:
-        """Solve one program; ``start`` sets the first iterate.
+        """Solve one program; ``start`` sets the first iterate, and the primal weight if it has one.
 
         Raises:
             ValueError: if ``algorithm="douglas_rachford"`` and A has no projection within the limits of this machine.
         """
-        lp, start = move_program(lp, self.device), _usable(start, lp)
-        if start is not None:
-            start = LPStart(start.x.to(lp.A.device, torch.float64), start.y.to(lp.A.device, torch.float64))
+        return self._solve_together([lp], [start])[0]
+
+    def solve_sequence(self, lps: Iterable[LinearProgram]) -> Iterator[BackendAnswer]:
+        """Solve programs that share A side by side: every product with A is one with a block of vectors."""
+        programs = list(lps)
+        yield from self._solve_together(programs, [None] * len(programs)) if programs else []
+
+    def _solve_together(self, lps: Sequence[LinearProgram], starts: Sequence[LPStart | None]) -> list[BackendAnswer]:
+        first = move_program(lps[0], self.device)
+        lps = [first, *(move_program(lp, self.device, A=first.A) for lp in lps[1:])]
+        starts = [_usable(start, lp) for start, lp in zip(starts, lps, strict=True)]
         limits = Limits(
             rtol=self.rtol,
             max_iterations=self.max_iterations,
             deadline=time.monotonic() + self.time_limit,
             check_interval=self.check_interval,
         )
-        projection = self._projection(lp)
-        if projection is None:
-            answer = halpern.solve(lp, start, limits)
-        else:
-            answer = douglas_rachford.solve(lp, projection, start, limits)
-        return _settle_unbounded(lp, answer, limits) if answer.status is LPStatus.UNBOUNDED else answer
+        answers = self._run(make_batch(lps), starts, limits)
+        return [
+            _settle_unbounded(lp, answer, limits) if answer.status is LPStatus.UNBOUNDED else answer
+            for lp, answer in zip(lps, answers, strict=True)
+        ]
 
-    def _projection(self, lp: LinearProgram) -> Projection | None:
+    def _run(self, batch: Batch, starts: Sequence[LPStart | None], limits: Limits) -> list[BackendAnswer]:
+        """By the closed form where it holds, and the others by one of the two methods."""
+        use_projection = self._wants_projection(batch)
+        answers = douglas_rachford.closed_forms(batch, self.rtol) if use_projection else {}
+        left = [column for column in range(batch.size) if column not in answers]
+        if left:
+            rest, starts = batch.keep(left), [starts[column] for column in left]
+            projection = self._projection(rest) if use_projection else None
+            if projection is None:
+                found = halpern.solve(rest, starts, limits, callback=self.callback, polish=self.polish)
+            else:
+                found = douglas_rachford.solve(
+                    rest, projection, starts, limits, callback=self.callback, polish=self.polish
+                )
+            answers |= dict(zip(left, found, strict=True))
+        return [answers[column] for column in range(batch.size)]
+
+    def _wants_projection(self, batch: Batch) -> bool:
+        direction = isinstance(batch.A, DirectionMatrix) and 0 not in batch.A.shape
+        return self.algorithm == "douglas_rachford" or (self.algorithm == "auto" and direction)
+
+    def _projection(self, batch: Batch) -> Projection | None:
         """The projection that Douglas-Rachford is to use, or None if r2HPDHG is to run."""
-        direction = isinstance(lp.A, DirectionMatrix) and 0 not in lp.A.shape
-        if self.algorithm == "halpern" or (self.algorithm == "auto" and not direction):
-            return None
         forced = self.algorithm == "douglas_rachford"
         projection = fit_projection(
-            lp,
-            densify_limit=max(lp.A.shape) if forced else self.densify_limit,
+            batch,
+            densify_limit=max(batch.A.shape) if forced else self.densify_limit,
             accuracy=PROJECTION_ACCURACY * self.rtol,
         )
         if projection is None and forced:
             raise ValueError(
-                f"algorithm: 'douglas_rachford' needs to factor A, but {lp.A!r} is too large for that; use 'halpern'"
+                f"algorithm: 'douglas_rachford' needs to factor A, but {batch.A!r} is too large for that; use 'halpern'"
             )
         return projection
 
@@ -111,7 +150,7 @@ def _settle_unbounded(lp: LinearProgram, answer: BackendAnswer, limits: Limits) 
         col_lower=lp.col_lower,
         col_upper=lp.col_upper,
     )
-    feasibility = halpern.solve(without_costs, None, limits)
+    (feasibility,) = halpern.solve(make_batch([without_costs]), [None], limits)
     iterations = answer.iterations + feasibility.iterations
     if feasibility.status is LPStatus.OPTIMAL:
         return answer._replace(iterations=iterations)
@@ -133,4 +172,8 @@ def _usable(start: LPStart | None, lp: LinearProgram) -> LPStart | None:
             f"start: expected shapes ({lp.num_columns},) and ({lp.num_rows},), "
             f"got {tuple(start.x.shape)} and {tuple(start.y.shape)}"
         )
-    return start if bool(torch.isfinite(start.x).all() and torch.isfinite(start.y).all()) else None
+    if not bool(torch.isfinite(start.x).all() and torch.isfinite(start.y).all()):
+        return None
+    if start.weight is not None and not 0 < start.weight < math.inf:
+        raise ValueError(f"start: expected a positive weight or None, got {start.weight}")
+    return start._replace(x=start.x.to(lp.A.device, torch.float64), y=start.y.to(lp.A.device, torch.float64))

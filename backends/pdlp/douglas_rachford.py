@@ -15,51 +15,64 @@ Reference: Lions & Mercier (1979); anchoring and restarts as in arXiv 2407.16144
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from backends.pdlp.certificates import certify
+from backends.certificates import certify
+from backends.kkt import Incumbent, KKTCheck, Residuals
+from backends.pdlp.batch import Batch, product, transposed_product
 from backends.pdlp.interior import interior_pair
-from backends.pdlp.kkt import Incumbent, KKTCheck, Residuals
+from backends.pdlp.iteration import AnchoredIteration, Callback, drive
 from backends.pdlp.limits import Limits
+from backends.pdlp.polish import Polish, equations_of_factors
 from backends.pdlp.projection import Projection
-from backends.pdlp.restarts import PrimalWeight, RestartRule
+from backends.pdlp.restarts import PrimalWeight
 from backends.pdlp.units import in_units
-from lift_core.lp import BackendAnswer, LinearProgram, LPStart, LPStatus
+from lift_core.lp import BackendAnswer, LPStart, LPStatus
 
 SAFETY = 0.9
 """Share of ``rtol`` for residuals; gap and leak together get half of that, so that the objective is within ``rtol``."""
 STALL_ITERATIONS = 5_000
-RAY_CHECKS = 5
+STEP = 0.05
+"""First proximal step of polishing, in steps of the splitting."""
+FIRST_POLISH = 80
+"""Iterations before polishing is first tried, where curvature is factored."""
 SMALLEST_SHRINKAGE = 0.9
 """Below this, shrinking towards 0 would cost more than the violation it repairs."""
 
 
-def solve(lp: LinearProgram, projection: Projection, start: LPStart | None, limits: Limits) -> BackendAnswer:
+def closed_forms(batch: Batch, rtol: float) -> dict[int, BackendAnswer]:
+    """Answers of the programs that `interior_pair` solves, by their index."""
+    answers: dict[int, BackendAnswer] = {}
+    for column in range(batch.size):
+        lp = batch.program(column)
+        pair = interior_pair(lp)
+        if pair is None:
+            return answers
+        residuals = KKTCheck(lp).evaluate(pair.x, pair.y, lp.A.matvec(pair.x), lp.A.rmatvec(pair.y))
+        if is_accurate(Residuals(*residuals.tolist()), rtol):
+            answers[column] = BackendAnswer(pair.x, pair.y, LPStatus.OPTIMAL, 0)
+    return answers
+
+
+def solve(
+    batch: Batch,
+    projection: Projection,
+    starts: Sequence[LPStart | None],
+    limits: Limits,
+    *,
+    callback: Callback | None = None,
+    polish: bool = True,
+) -> list[BackendAnswer]:
     """Iterate until residuals and leak meet ``limits.rtol``, a certificate is verified, or a limit is reached."""
-    pair = interior_pair(lp)
-    if pair is not None and is_accurate(KKTCheck(lp).recompute(*pair), limits.rtol):
-        return BackendAnswer(pair.x, pair.y, LPStatus.OPTIMAL, 0)
-    run = DouglasRachford(lp, projection, start)
-    checks = 0
-    while True:
-        for _ in range(limits.block(run.iterations) - 1):
-            run.average(run.map())
-        move = run.map()
-        residuals = run.check(move)
-        checks += 1
-        if is_accurate(residuals, limits.rtol) or (run.stalled and residuals.worst <= SAFETY * limits.rtol):
-            return BackendAnswer(run.best.x, run.best.y, LPStatus.OPTIMAL, run.iterations)
-        if checks % RAY_CHECKS == 0 and (answer := run.certificate()) is not None:
-            return answer
-        if math.isinf(residuals.worst):
-            return BackendAnswer(run.best.x, run.best.y, LPStatus.NUMERICAL_ERROR, run.iterations)
-        if (reached := limits.reached(run.iterations)) is not None:
-            return BackendAnswer(run.best.x, run.best.y, reached, run.iterations)
-        if not run.restart_if_due(move, residuals):
-            run.average(move)
+    return drive(
+        DouglasRachford(batch, projection, starts, rtol=limits.rtol, polish=polish, deadline=limits.deadline),
+        limits,
+        callback,
+    )
 
 
 def is_accurate(residuals: Residuals, rtol: float) -> bool:
@@ -73,121 +86,182 @@ def accuracy(residuals: Residuals) -> float:
     return residuals.gap + residuals.leak / size
 
 
-class DouglasRachford:
+class DouglasRachford(AnchoredIteration):
     """The iterates of one solve in units of the boxes."""
 
-    def __init__(self, lp: LinearProgram, projection: Projection, start: LPStart | None) -> None:
-        self.lp, self.graph, self.projection = lp, projection.graph, projection
-        graph = self.graph
-        self.n, self.iterations, self.improved_at = lp.num_columns, 0, 0
-        self.rule, self.kkt = RestartRule(), KKTCheck(lp)
-        lower = [
-            (lp.col_lower - graph.center_x) / graph.scale_x,
-            in_units(lp.row_lower - graph.center_s, graph.scale_s),
-        ]
-        upper = [
-            (lp.col_upper - graph.center_x) / graph.scale_x,
-            in_units(lp.row_upper - graph.center_s, graph.scale_s),
-        ]
+    def __init__(
+        self,
+        batch: Batch,
+        projection: Projection,
+        starts: Sequence[LPStart | None],
+        *,
+        rtol: float = 1e-4,
+        polish: bool = False,
+        deadline: float = math.inf,
+    ) -> None:
+        self.projection, self.rtol, self.deadline, self.n = projection, rtol, deadline, len(batch.c)
+        zero_x = torch.zeros_like(batch.c).clamp(batch.col_lower, batch.col_upper)
+        zero_y = torch.zeros_like(batch.row_lower)
+        best = [Incumbent(zero_x[:, column], zero_y[:, column]) for column in range(batch.size)]
+        super().__init__(batch, [_step_control(max(len(zero_x) + len(zero_y), 1) ** -0.5) for _ in starts], best)
+        self.improved_at, self.previous = [0] * batch.size, (zero_x, zero_y)
+        if polish:
+            equations = [equations_of_factors(batch.program(column)) for column in range(batch.size)]
+            self.polish = [None if found is None else Polish(found, FIRST_POLISH) for found in equations]
+        self.cost_size = torch.ones(batch.size, dtype=torch.float64, device=zero_x.device)
+        self._set_bounds()
+        z = torch.zeros_like(self.cost)
+        for column, start in enumerate(starts):
+            if start is not None:
+                z[:, column] = self.fixed_point(start, column)
+        self.z = self.anchor = z
+        self.first_error = torch.zeros_like(self.cost_size)
+        self._begin([True] * batch.size)
+        self.anchor_pair = self.pair(z)
+
+    def _set_bounds(self) -> None:
+        """Bounds and costs in units of the boxes, the costs of size one."""
+        lp, graph = self.batch, self.projection.graph
+        lower = (lp.col_lower - graph.center_x) / graph.scale_x, in_units(lp.row_lower - graph.center_s, graph.scale_s)
+        upper = (lp.col_upper - graph.center_x) / graph.scale_x, in_units(lp.row_upper - graph.center_s, graph.scale_s)
         self.lower, self.upper = torch.cat(lower), torch.cat(upper)
         cost = torch.cat([lp.c * graph.scale_x, torch.zeros_like(graph.scale_s)])
-        self.cost_size = float(cost.norm()) or 1.0
+        size = cost.norm(dim=0)
+        self.cost_size = torch.where(size > 0, size, 1.0)
         self.cost = cost / self.cost_size
-        self.weight = _step_control(max(len(cost), 1) ** -0.5)
-        zero = torch.zeros_like
-        self.previous = zero(lp.c).clamp(lp.col_lower, lp.col_upper), zero(lp.row_lower)
-        self.best = Incumbent(*self.previous)
-        self.begin(zero(cost) if start is None else self.fixed_point(start))
+        self.kkt = KKTCheck(lp)
 
-    @property
-    def stalled(self) -> bool:
-        """Whether the second half of all iterations brought nothing: the floor of float64 is reached."""
-        return self.iterations > max(2 * self.improved_at, STALL_ITERATIONS)
+    def _begin(self, fresh: list[bool]) -> None:
+        """Step sizes of new epochs."""
+        weights = torch.tensor([weight.value for weight in self.weights], dtype=torch.float64).to(self.z.device)
+        self.gamma, self._fresh, self._any_fresh = 1 / weights, torch.tensor(fresh).to(weights.device), True
+        self._shift = self.gamma * self.cost
 
-    @property
-    def gamma(self) -> float:
-        """The step size."""
-        return 1 / self.weight.value
-
-    def fixed_point(self, start: LPStart) -> Float64[Tensor, " n+m"]:
+    def fixed_point(self, start: LPStart, column: int) -> Float64[Tensor, " n+m"]:
         """``z = w + gamma M^T y``, the fixed point that belongs to a solution (x, y)."""
-        graph = self.graph
-        x = start.x.clamp(self.lp.col_lower, self.lp.col_upper)
-        activity = self.lp.A.matvec(x)
-        w = torch.cat([(x - graph.center_x) / graph.scale_x, in_units(activity - graph.center_s, graph.scale_s)])
-        pulled = torch.cat([graph.scale_x * self.lp.A.rmatvec(start.y), -graph.scale_s * start.y]) / self.cost_size
+        graph, lp = self.projection.graph, self.batch
+        scale_x, scale_s = graph.scale_x[:, column], graph.scale_s[:, column]
+        x = start.x.clamp(lp.col_lower[:, column], lp.col_upper[:, column])
+        activity = in_units(lp.A.matvec(x) - graph.center_s[:, column], scale_s)
+        w = torch.cat([(x - graph.center_x[:, column]) / scale_x, activity])
+        pulled = torch.cat([scale_x * lp.A.rmatvec(start.y), -scale_s * start.y]) / self.cost_size[column]
         primal, dual = float(w.norm()), float(pulled.norm())
-        if primal > 0 and dual > 0:
-            self.weight = _step_control(dual / primal)
-        return w + self.gamma * pulled
-
-    def begin(self, z: Tensor) -> None:
-        """Start an epoch anchored at z."""
-        self.z = self.anchor = z
-        self.anchor_pair = self.pair(z)
-        self.k = 0
+        if start.weight is not None:
+            self.weights[column] = _step_control(start.weight)
+        elif primal > 0 and dual > 0:
+            self.weights[column] = _step_control(dual / primal)
+        return w + pulled / self.weights[column].value
 
     def pair(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """The primal point ``w1`` and the dual ``(z - w1) / gamma`` that z stands for."""
-        w = (z - self.gamma * self.cost).clamp(self.lower, self.upper)
+        w = (z - self._shift).clamp_(self.lower, self.upper)
         return w, (z - w) / self.gamma
 
-    def map(self) -> Float64[Tensor, " n+m"]:
+    def map(self) -> Tensor:
         """``T(z) - z = w2 - w1``."""
-        w = (self.z - self.gamma * self.cost).clamp(self.lower, self.upper)
-        self.reflected = 2 * w - self.z
+        w = (self.z - self._shift).clamp_(self.lower, self.upper)
+        self.reflected = torch.lerp(self.z, w, 2.0)
         self.projected = self.projection.project(self.reflected)
-        move = self.projected - w
-        if self.k == 0:
-            self.first_error = move.norm()
+        self.move = self.projected - w
+        if self._any_fresh:
+            self.first_error = torch.where(self._fresh, self.move.norm(dim=0), self.first_error)
+            self._any_fresh = False
         self.iterations += 1
-        return move
+        return self.move
 
-    def average(self, move: Tensor) -> None:
-        """Reflect T(z) at z and average with the anchor."""
-        self.z = torch.lerp(self.anchor, self.z + 2 * move, (self.k + 1) / (self.k + 2))
-        self.k += 1
+    def average(self, share: float | Tensor) -> None:
+        self.z = torch.lerp(self.anchor, torch.add(self.z, self.move, alpha=2.0), share)
 
-    def check(self, move: Tensor) -> Residuals:
+    def check(self) -> list[Residuals]:
         """Residuals of the feasible point and the multiplier at hand, and what the restart needs, in one transfer."""
-        A = self.lp.A  # noqa: N806
-        self.x = x = self.feasible_point()
+        A, self._checked = self.batch.A, self.z  # noqa: N806
+        self.x = self.feasible_point()
         self.y = self.projection.multiplier(self.reflected) * (-self.cost_size / self.gamma)
-        residuals = self.kkt.evaluate(x, self.y, A.matvec(x), A.rmatvec(self.y))
-        mapped = self.pair(self.z + move)
-        distances = [(new - old).norm() for new, old in zip(mapped, self.anchor_pair, strict=True)]
-        numbers = torch.cat([residuals, torch.stack([move.norm(), self.first_error, *distances])]).tolist()
-        found = Residuals(*numbers[:6])
-        self.errors, self.distances = numbers[6:8], numbers[8:]
-        if self.best.offer(x, self.y, max(found.worst, 2 * accuracy(found))):
-            self.improved_at = self.iterations
+        residuals = self.kkt.evaluate(self.x, self.y, product(A, self.x), transposed_product(A, self.y))
+        distances = [
+            (new - old).norm(dim=0) for new, old in zip(self.pair(self.z + self.move), self.anchor_pair, strict=True)
+        ]
+        numbers = torch.cat([residuals, torch.stack([self.move.norm(dim=0), self.first_error, *distances])]).T.tolist()
+        found = [Residuals(*row[:6]) for row in numbers]
+        self.errors, self.distances = [(row[6], row[7]) for row in numbers], [row[8:] for row in numbers]
+        for column, result in enumerate(found):
+            score = max(result.worst, 2 * accuracy(result))
+            if self.best[column].offer(self.x[:, column], self.y[:, column], score):
+                self.improved_at[column] = self.iterations
         return found
 
-    def feasible_point(self) -> Float64[Tensor, " n"]:
+    def is_done(self, column: int, residuals: Residuals) -> bool:
+        """Accurate; or within the tolerance when the second half of all iterations brought nothing any more."""
+        if is_accurate(residuals, self.rtol):
+            return True
+        polish = self.polish[column]
+        if polish is not None and polish.is_due(self.iterations) and self._polish(column, polish):
+            return True
+        stalled = self.iterations > max(2 * self.improved_at[column], STALL_ITERATIONS)
+        return stalled and residuals.worst <= SAFETY * self.rtol
+
+    def _polish(self, column: int, polish: Polish) -> bool:
+        """Offer what Newton's method makes of the current pair; whether that is accurate."""
+        lp, best = self.batch.program(column), self.best[column]
+        kkt, x, y = KKTCheck(lp), self.x[:, column], self.y[:, column]
+        weight = float(y.norm()) / (float(x.norm()) or 1.0) or 1.0
+        step = STEP * float(
+            self.gamma[column] / self.cost_size[column] * self.projection.graph.scale_x[:, column].square().mean()
+        )
+
+        def judge(x: Tensor, y: Tensor) -> float:
+            found = Residuals(*kkt.evaluate(x, y, lp.A.matvec(x), lp.A.rmatvec(y)).tolist())
+            score = max(found.worst, 2 * accuracy(found))
+            best.offer(x, y, score)
+            return score
+
+        goal = SAFETY * self.rtol
+        found = polish.run(
+            lp, x, y, weight, step * weight, judge=judge, goal=goal, iterations=self.iterations, deadline=self.deadline
+        )
+        return found.residual <= goal
+
+    def feasible_point(self) -> Float64[Tensor, "n b"]:
         """x of ``w2``, shrunk towards 0 until it and its activity fit their bounds, if that is a small change."""
-        graph, lp = self.graph, self.lp
+        graph, lp = self.projection.graph, self.batch
         x = graph.center_x + graph.scale_x * self.projected[: self.n]
         activity = graph.center_s + graph.scale_s * self.projected[self.n :]
         ratios = [_shrinkage(x, lp.col_lower, lp.col_upper), _shrinkage(activity, lp.row_lower, lp.row_upper)]
-        smallest = torch.cat([*ratios, x.new_ones(1)]).min()
+        smallest = torch.cat([*ratios, x.new_ones(1, x.shape[1])]).amin(0)
         shrunk = torch.where(smallest >= SMALLEST_SHRINKAGE, smallest * x, x)
         return shrunk.clamp(lp.col_lower, lp.col_upper)
 
-    def restart_if_due(self, move: Tensor, residuals: Residuals) -> bool:
-        """Restart from T(z) with an updated step size if the rule says so; call after `check`."""
-        error, initial = self.errors
-        if not self.rule.due(error, initial=initial, epoch_iterations=self.k + 1, iterations=self.iterations):
-            return False
-        w, dual = self.pair(self.z + move)
-        self.weight.update(self.distances[0], self.distances[1], residuals.gap / max(residuals.primal, 1e-300))
-        self.begin(w + self.gamma * dual)
-        return True
+    def restart(self, due: list[bool], residuals: list[Residuals]) -> None:
+        w, dual = self.pair(self._checked + self.move)
+        for column, is_due in enumerate(due):
+            if is_due:
+                found = residuals[column]
+                primal, dual_move = self.distances[column]
+                self.weights[column].update(primal, dual_move, found.gap / max(found.primal, 1e-300))
+        self._begin(due)
+        mask, z = self._fresh, w + self.gamma * dual
+        self.z, self.anchor = torch.where(mask, z, self.z), torch.where(mask, z, self.anchor)
+        old = self.anchor_pair
+        self.anchor_pair = tuple(torch.where(mask, a, b) for a, b in zip(self.pair(z), old, strict=True))
 
-    def certificate(self) -> BackendAnswer | None:
-        """A verified certificate out of the pair or its change since the last time."""
-        old_x, old_y = self.previous
-        self.previous = self.x, self.y
-        return certify(self.lp, [self.x, self.x - old_x], [self.y, self.y - old_y], self.iterations)
+    def certificate(self, column: int) -> BackendAnswer | None:
+        """Out of the pair or its change since the last time."""
+        x, y = self.x[:, column], self.y[:, column]
+        old_x, old_y = (block[:, column].clone() for block in self.previous)
+        self.previous[0][:, column], self.previous[1][:, column] = x, y
+        return certify(self.batch.program(column), [x, x - old_x], [y, y - old_y], self.iterations)
+
+    def keep(self, columns: list[int]) -> None:
+        self.keep_records(columns)
+        self.projection = self.projection.keep(columns)
+        self._set_bounds()
+        self.improved_at = [self.improved_at[column] for column in columns]
+        self.z, self.anchor, self.first_error = self.z[:, columns], self.anchor[:, columns], self.first_error[columns]
+        self.previous = self.previous[0][:, columns], self.previous[1][:, columns]
+        self.anchor_pair = self.anchor_pair[0][:, columns], self.anchor_pair[1][:, columns]
+        pending, fresh = self._any_fresh, [bool(self._fresh[column]) for column in columns]
+        self._begin(fresh)
+        self._any_fresh = pending
 
 
 def _shrinkage(value: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ One iteration maps ``z = (x, y)`` to ``T(z) = (x', y')`` and averages its reflec
     z+ = (k + 1) / (k + 2) (2 T(z) - z) + 1 / (k + 2) z0
 
 with ``tau = eta / omega``, ``sigma = eta omega``, ``eta = 0.998 / ||A||`` and omega the weight of `PrimalWeight`.
-``A x`` and ``A^T y`` are carried along by the same linear combinations, so that residuals cost no product.
+``A x`` and ``A^T y`` are carried along by the same linear combinations, so that residuals cost no product. Programs
+that share A are iterated side by side, and each product is one with a block.
 
 Reference: Lu & Yang (2024), arXiv 2407.16144; Lu et al. (2025), cuPDLPx, arXiv 2507.14051, algorithm 1.
 """
@@ -15,50 +16,50 @@ Reference: Lu & Yang (2024), arXiv 2407.16144; Lu et al. (2025), cuPDLPx, arXiv 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from backends.pdlp.certificates import certify
-from backends.pdlp.kkt import Incumbent, KKTCheck, Residuals
+from backends.certificates import certify
+from backends.kkt import Incumbent, KKTCheck, Residuals
+from backends.pdlp.batch import Batch, product, transposed_product
+from backends.pdlp.iteration import AnchoredIteration, Callback, drive
 from backends.pdlp.limits import Limits
-from backends.pdlp.restarts import PrimalWeight, RestartRule
-from backends.pdlp.scaling import ScaledLP, read_entries, scale, spectral_norm
+from backends.pdlp.polish import Polish, equations_of_entries
+from backends.pdlp.restarts import PrimalWeight
+from backends.pdlp.scaling import ScaledBatch, read_entries, scale, spectral_norm
 from lift_core.lp import BackendAnswer, LinearProgram, LPStart, LPStatus
 
 STEP = 0.998
+FIRST_POLISH = 500
+"""Iterations before polishing is first tried."""
+JUMP = 10.0
+"""Polished pairs that are so many times better are where the next epoch starts."""
 SAFETY = 0.98
 """Share of ``rtol`` to reach: residuals from carried products differ a little from recomputed ones."""
-RAY_CHECKS = 5
-"""Certificates are tried at every this many residual checks: each costs a product with A or its transpose."""
 
 
-def solve(lp: LinearProgram, start: LPStart | None, limits: Limits) -> BackendAnswer:
+def solve(
+    batch: Batch,
+    starts: Sequence[LPStart | None],
+    limits: Limits,
+    *,
+    callback: Callback | None = None,
+    polish: bool = True,
+) -> list[BackendAnswer]:
     """Iterate until the unscaled residuals meet ``limits.rtol``, a certificate is verified, or a limit is reached."""
-    scaled = scale(lp)
-    norm = spectral_norm(scaled.lp.A, iterations=500 if read_entries(lp.A) is not None else 50)
+    scaled = scale(batch)
+    norm = spectral_norm(scaled.batch.A, iterations=500 if read_entries(batch.A) is not None else 50)
     if norm == 0:
-        return solve_separable(lp)
-    run = PDHG(lp, scaled, STEP / norm, start)
-    checks = 0
-    while True:
-        for _ in range(limits.block(run.iterations) - 1):
-            run.average(run.map())
-        mapped = run.map()
-        residuals = run.check(mapped)
-        checks += 1
-        if residuals.worst <= SAFETY * limits.rtol:
-            return BackendAnswer(run.best.x, run.best.y, LPStatus.OPTIMAL, run.iterations)
-        if checks % RAY_CHECKS == 0 and (answer := run.certificate(mapped)) is not None:
-            return answer
-        if math.isinf(residuals.worst):
-            return BackendAnswer(run.best.x, run.best.y, LPStatus.NUMERICAL_ERROR, run.iterations)
-        if (reached := limits.reached(run.iterations)) is not None:
-            return BackendAnswer(run.best.x, run.best.y, reached, run.iterations)
-        if not run.restart_if_due(mapped, residuals):
-            run.average(mapped)
+        return [solve_separable(batch.program(column)) for column in range(batch.size)]
+    return drive(
+        PDHG(batch, scaled, STEP / norm, starts, rtol=limits.rtol, polish=polish, deadline=limits.deadline),
+        limits,
+        callback,
+    )
 
 
 def solve_separable(lp: LinearProgram) -> BackendAnswer:
@@ -73,102 +74,165 @@ def solve_separable(lp: LinearProgram) -> BackendAnswer:
     return verdict or BackendAnswer(x, y, LPStatus.OPTIMAL, 0)
 
 
-class _Mapped(NamedTuple):
-    """``T(z) = (x, y)`` with ``A^T y``, and the reflected ``2 x - x_old`` with its product."""
+class Pair(NamedTuple):
+    """Primal and dual blocks with their products ``A x`` and ``A^T y``."""
 
-    x: Tensor
-    y: Tensor
-    aty: Tensor
-    reflected: Tensor
-    activity: Tensor
+    x: Float64[Tensor, "n b"]
+    y: Float64[Tensor, "m b"]
+    ax: Float64[Tensor, "m b"]
+    aty: Float64[Tensor, "n b"]
+
+    def keep(self, columns: list[int]) -> Pair:
+        return Pair(*(block[:, columns] for block in self))
+
+    def replaced(self, other: Pair, where: Tensor) -> Pair:
+        """With the columns of another pair where the mask says so."""
+        return Pair(*(torch.where(where, new, old) for old, new in zip(self, other, strict=True)))
 
 
-class PDHG:
+class PDHG(AnchoredIteration):
     """The iterates of one solve, in scaled units, with their carried products."""
 
-    def __init__(self, lp: LinearProgram, scaled: ScaledLP, eta: float, start: LPStart | None) -> None:
-        self.lp, self.scaled, self.eta = lp, scaled, eta
-        self.A, self.iterations = scaled.lp.A, 0
-        self.weight, self.rule, self.kkt = PrimalWeight(1.0), RestartRule(), KKTCheck(lp)
-        x, y = torch.zeros_like(lp.c), torch.zeros_like(lp.row_lower)
-        if start is not None:
-            x, y = scaled.scale_primal(start.x), scaled.scale_dual(start.y)
-        x = x.clamp(scaled.lp.col_lower, scaled.lp.col_upper)
-        self.best = Incumbent(scaled.primal(x), scaled.dual(y))
-        self.begin(x, y, self.A.matvec(x), self.A.rmatvec(y))
-
-    def begin(self, x: Tensor, y: Tensor, ax: Tensor, aty: Tensor) -> None:
-        """Start an epoch anchored at (x, y)."""
-        self.x, self.y, self.ax, self.aty = self.anchor = (x, y, ax, aty)
-        self.k = 0
-        self.tau, self.sigma = self.eta / self.weight.value, self.eta * self.weight.value
-
-    def map(self) -> _Mapped:
-        """T at the current point: the two products of an iteration."""
-        lp = self.scaled.lp
-        x = (self.x - self.tau * (lp.c - self.aty)).clamp(lp.col_lower, lp.col_upper)
-        reflected = 2 * x - self.x
-        activity = self.A.matvec(reflected)
-        shifted = activity - self.y / self.sigma
-        y = self.sigma * (shifted.clamp(lp.row_lower, lp.row_upper) - shifted)
-        mapped = _Mapped(x, y, self.A.rmatvec(y), reflected, activity)
-        if self.k == 0:
-            self.first_error = self.squared_error(mapped)
-        self.iterations += 1
-        return mapped
-
-    def squared_error(self, mapped: _Mapped) -> Float64[Tensor, ""]:
-        """``||T(z) - z||^2`` in the norm of the method, ``||dx||^2 / tau + 2 dy^T A dx + ||dy||^2 / sigma``."""
-        dx, dy = mapped.x - self.x, mapped.y - self.y
-        return dx @ dx / self.tau + dy @ (mapped.activity - self.ax) + dy @ dy / self.sigma
-
-    def average(self, mapped: _Mapped) -> None:
-        """Reflect T(z) at z and average with the anchor."""
-        share = (self.k + 1) / (self.k + 2)
-        x, y, ax, aty = self.anchor
-        self.x = torch.lerp(x, mapped.reflected, share)
-        self.ax = torch.lerp(ax, mapped.activity, share)
-        self.y = torch.lerp(y, 2 * mapped.y - self.y, share)
-        self.aty = torch.lerp(aty, 2 * mapped.aty - self.aty, share)
-        self.k += 1
-
-    def check(self, mapped: _Mapped) -> Residuals:
-        """Residuals of T(z) on unscaled data, and everything the restart needs, in one transfer from the device."""
-        primal, dual = self.scaled.primal(mapped.x), self.scaled.dual(mapped.y)
-        activity, pullback = self.scaled.activity(self.mapped_activity(mapped)), self.scaled.pullback(mapped.aty)
-        moves = [(mapped.x - self.anchor[0]).norm(), (mapped.y - self.anchor[1]).norm()]
-        numbers = torch.cat(
-            [
-                self.kkt.evaluate(primal, dual, activity, pullback),
-                torch.stack([self.squared_error(mapped), self.first_error, *moves]),
-            ]
-        ).tolist()
-        residuals = Residuals(*numbers[:6])
-        self.best.offer(primal, dual, residuals.worst)
-        self.errors, self.moves = [math.sqrt(max(value, 0.0)) for value in numbers[6:8]], numbers[8:]
-        return residuals
-
-    def mapped_activity(self, mapped: _Mapped) -> Float64[Tensor, " m"]:
-        """``A x'`` from ``A (2 x' - x)`` and ``A x``."""
-        return (mapped.activity + self.ax) / 2
-
-    def restart_if_due(self, mapped: _Mapped, residuals: Residuals) -> bool:
-        """Restart from T(z) with an updated weight if the rule says so; call after `check`."""
-        error, initial = self.errors
-        if not self.rule.due(error, initial=initial, epoch_iterations=self.k + 1, iterations=self.iterations):
-            return False
-        ratio = residuals.dual / residuals.primal if residuals.primal > 0 else math.inf
-        self.weight.update(self.moves[0], self.moves[1], ratio)
-        self.begin(mapped.x, mapped.y, self.mapped_activity(mapped), mapped.aty)
-        return True
-
-    def certificate(self, mapped: _Mapped) -> BackendAnswer | None:
-        """A verified certificate out of the last step, the epoch's displacement or the point itself."""
-        primal_rays = [mapped.x - self.x, mapped.x - self.anchor[0], mapped.x]
-        dual_rays = [mapped.y - self.y, mapped.y - self.anchor[1], mapped.y]
-        return certify(
-            self.lp,
-            [self.scaled.primal(ray) for ray in primal_rays],
-            [self.scaled.dual(ray) for ray in dual_rays],
-            self.iterations,
+    def __init__(
+        self,
+        batch: Batch,
+        scaled: ScaledBatch,
+        eta: float,
+        starts: Sequence[LPStart | None],
+        *,
+        rtol: float = 1e-4,
+        polish: bool = False,
+        deadline: float = math.inf,
+    ) -> None:
+        self.scaled, self.eta, self.rtol, self.deadline = scaled, eta, rtol, deadline
+        x, y = torch.zeros_like(batch.c), torch.zeros_like(batch.row_lower)
+        for column, start in enumerate(starts):
+            if start is not None:
+                x[:, column], y[:, column] = start.x, start.y
+        x, y = scaled.scale_primal(x).clamp(scaled.batch.col_lower, scaled.batch.col_upper), scaled.scale_dual(y)
+        primal, dual = scaled.primal(x), scaled.dual(y)
+        given = [1.0 if start is None or start.weight is None else start.weight for start in starts]
+        super().__init__(
+            batch,
+            [PrimalWeight(weight) for weight in given],
+            [Incumbent(primal[:, column], dual[:, column]) for column in range(batch.size)],
         )
+        self.kkt, self.A = KKTCheck(batch), scaled.batch.A
+        entries = read_entries(self.A)
+        equations = equations_of_entries(entries) if polish and entries is not None else None
+        self.polish = [None if equations is None else Polish(equations, FIRST_POLISH) for _ in starts]
+        self.first_error = self.tau = self.sigma = torch.zeros(batch.size, dtype=torch.float64, device=x.device)
+        self.at = self.anchor = self.mapped = Pair(x, y, product(self.A, x), transposed_product(self.A, y))
+        self._begin([True] * batch.size)
+
+    def _begin(self, fresh: list[bool]) -> None:
+        """Step sizes of new epochs."""
+        weights = torch.tensor([weight.value for weight in self.weights], dtype=torch.float64)
+        weights, self._fresh = weights.to(self.at.x.device), torch.tensor(fresh).to(self.at.x.device)
+        self.tau, self.sigma, self._any_fresh = self.eta / weights, self.eta * weights, True
+        self._cost, self._over_sigma = self.tau * self.scaled.batch.c, -1 / self.sigma
+
+    def map(self) -> Tensor:
+        """T at the current point: the two products of an iteration."""
+        lp, at = self.scaled.batch, self.at
+        x = torch.addcmul(at.x, at.aty, self.tau).sub_(self._cost).clamp_(lp.col_lower, lp.col_upper)
+        self.reflected = torch.lerp(at.x, x, 2.0)
+        self.activity = product(self.A, self.reflected)
+        shifted = torch.addcmul(self.activity, at.y, self._over_sigma)
+        y = shifted.clamp(lp.row_lower, lp.row_upper).sub_(shifted).mul_(self.sigma)
+        self.mapped = Pair(x, y, self.activity, transposed_product(self.A, y))
+        if self._any_fresh:
+            self.first_error = torch.where(self._fresh, self.squared_error(), self.first_error)
+            self._any_fresh = False
+        self.iterations += 1
+        return x
+
+    def squared_error(self) -> Float64[Tensor, " b"]:
+        """``||T(z) - z||^2`` in the norm of the method, ``||dx||^2 / tau + 2 dy^T A dx + ||dy||^2 / sigma``."""
+        dx, dy = self.mapped.x - self.at.x, self.mapped.y - self.at.y
+        coupling = (dy * (self.activity - self.at.ax)).sum(0)
+        return dx.square().sum(0) / self.tau + coupling + dy.square().sum(0) / self.sigma
+
+    def average(self, share: float | Tensor) -> None:
+        old, mapped, anchor = self.at, self.mapped, self.anchor
+        self.at = Pair(
+            torch.lerp(anchor.x, self.reflected, share),
+            torch.lerp(anchor.y, torch.lerp(old.y, mapped.y, 2.0), share),
+            torch.lerp(anchor.ax, self.activity, share),
+            torch.lerp(anchor.aty, torch.lerp(old.aty, mapped.aty, 2.0), share),
+        )
+
+    def check(self) -> list[Residuals]:
+        scaled = self.scaled
+        # A x' from A (2 x' - x) and A x
+        self.mapped = found = self.mapped._replace(ax=torch.lerp(self.at.ax, self.activity, 0.5))
+        primal, dual = scaled.primal(found.x), scaled.dual(found.y)
+        residuals = self.kkt.evaluate(primal, dual, scaled.activity(found.ax), scaled.pullback(found.aty))
+        moves = [(found.x - self.anchor.x).norm(dim=0), (found.y - self.anchor.y).norm(dim=0)]
+        numbers = torch.cat([residuals, torch.stack([self.squared_error(), self.first_error, *moves])]).T.tolist()
+        self.errors = [(math.sqrt(max(row[6], 0.0)), math.sqrt(max(row[7], 0.0))) for row in numbers]
+        self.moves, results = [row[8:] for row in numbers], [Residuals(*row[:6]) for row in numbers]
+        for column, result in enumerate(results):
+            self.best[column].offer(primal[:, column], dual[:, column], result.worst)
+        return results
+
+    def is_done(self, column: int, residuals: Residuals) -> bool:
+        goal, polish = SAFETY * self.rtol, self.polish[column]
+        if residuals.worst > goal and polish is not None and polish.is_due(self.iterations):
+            self._polish(column, polish, residuals.worst)
+        return self.best[column].score <= goal
+
+    def restart(self, due: list[bool], residuals: list[Residuals]) -> None:
+        for column, is_due in enumerate(due):
+            if column in self.jumps:
+                x, y = self.jumps.pop(column)
+                pair = Pair(x, y, self.A.matvec(x), self.A.rmatvec(y))
+                for block, values in zip(self.mapped, pair, strict=True):
+                    block[:, column] = values
+            elif is_due:
+                found = residuals[column]
+                ratio = found.dual / found.primal if found.primal > 0 else math.inf
+                primal, dual = self.moves[column]
+                self.weights[column].update(primal, dual, ratio)
+        if all(due):
+            self.at = self.anchor = self.mapped
+        else:
+            where = torch.tensor(due).to(self.at.x.device)
+            self.at, self.anchor = self.at.replaced(self.mapped, where), self.anchor.replaced(self.mapped, where)
+        self._begin(due)
+
+    def certificate(self, column: int) -> BackendAnswer | None:
+        """Out of the last step, the epoch's displacement or the point itself."""
+        mapped, primal, dual = self.mapped, self.scaled.primal, self.scaled.dual
+        primal_rays = [primal(ray)[:, column] for ray in (mapped.x - self.at.x, mapped.x - self.anchor.x, mapped.x)]
+        dual_rays = [dual(ray)[:, column] for ray in (mapped.y - self.at.y, mapped.y - self.anchor.y, mapped.y)]
+        return certify(self.batch.program(column), primal_rays, dual_rays, self.iterations)
+
+    def keep(self, columns: list[int]) -> None:
+        self.keep_records(columns)
+        self.scaled, self.kkt = self.scaled.keep(columns), KKTCheck(self.batch)
+        self.at, self.anchor = self.at.keep(columns), self.anchor.keep(columns)
+        self.first_error, fresh = self.first_error[columns], [bool(self._fresh[column]) for column in columns]
+        pending = self._any_fresh
+        self._begin(fresh)
+        self._any_fresh = pending
+
+    def _polish(self, column: int, polish: Polish, residual: float) -> None:
+        """Offer what Newton's method makes of the current pair, and go on from there if it is better."""
+        scaled, lp, best = self.scaled.keep([column]), self.batch.keep([column]), self.best[column]
+        kkt = KKTCheck(lp)
+
+        def judge(x: Tensor, y: Tensor) -> float:
+            primal, dual = scaled.primal(x[:, None]), scaled.dual(y[:, None])
+            activity, pullback = product(lp.A, primal), transposed_product(lp.A, dual)
+            found = Residuals(*kkt.evaluate(primal, dual, activity, pullback)[:, 0].tolist())
+            best.offer(primal[:, 0], dual[:, 0], found.worst)
+            return found.worst
+
+        found = polish.run(
+            scaled.batch.program(0), self.mapped.x[:, column], self.mapped.y[:, column], self.weights[column].value,
+            self.eta, judge=judge, goal=SAFETY * self.rtol, iterations=self.iterations,
+            deadline=self.deadline,
+        )  # fmt: skip
+        if found.residual < residual / JUMP:
+            self.jumps[column] = found.x, found.y

@@ -6,14 +6,15 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from backends.pdlp.batch import product
 from lift_core.operators import DENSE_LIMIT, Dense, Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal
 
 SMALL_SYSTEM_LIMIT = 4_000
@@ -27,10 +28,15 @@ class Graph(NamedTuple):
     """The set ``{(x, s) : A x = s}`` with ``x = center_x + scale_x u`` and ``s = center_s + scale_s v``."""
 
     A: LinearOperator
-    center_x: Float64[Tensor, " n"]
-    scale_x: Float64[Tensor, " n"]
-    center_s: Float64[Tensor, " m"]
-    scale_s: Float64[Tensor, " m"]
+    center_x: Float64[Tensor, "n b"]
+    scale_x: Float64[Tensor, "n b"]
+    center_s: Float64[Tensor, "m b"]
+    scale_s: Float64[Tensor, "m b"]
+
+    def keep(self, columns: list[int]) -> Graph:
+        """For the programs with these indices."""
+        center_x, scale_x, center_s, scale_s = (block[:, columns] for block in self[1:])
+        return Graph(self.A, center_x, scale_x, center_s, scale_s)
 
 
 class Projection(ABC):
@@ -43,11 +49,15 @@ class Projection(ABC):
     graph: Graph
 
     @abstractmethod
-    def project(self, point: Float64[Tensor, " n+m"]) -> Float64[Tensor, " n+m"]:
+    def project(self, point: Float64[Tensor, "n+m b"]) -> Float64[Tensor, "n+m b"]:
         """The nearest w with ``M w = b``."""
 
     @abstractmethod
-    def multiplier(self, point: Float64[Tensor, " n+m"]) -> Float64[Tensor, " m"]:
+    def keep(self, columns: list[int]) -> Projection:
+        """For the programs with these indices."""
+
+    @abstractmethod
+    def multiplier(self, point: Float64[Tensor, "n+m b"]) -> Float64[Tensor, "m b"]:
         """t with ``point - project(point) = M^T t``."""
 
 
@@ -68,76 +78,99 @@ class DenseProjection(Projection):
     """By ``[M^T; ridge I] = Q R``: ``w - Q (Q^T w - R^-T b)``, accurate even where ``M M^T`` would not be.
 
     The ridge only appears where the slack does not already bound the singular values of M away from zero; directions
-    below it count as no constraint.
+    below it count as no constraint. Every program of a batch has a factorisation of its own.
     """
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        matrix = graph.A.to_dense() * graph.scale_x
-        M = torch.cat([matrix, -torch.diag(graph.scale_s)], dim=1)  # noqa: N806
+        matrix = graph.A.to_dense()
+        self._factors = [self._factorize(matrix, column) for column in range(graph.scale_x.shape[1])]
+
+    def _factorize(self, matrix: Tensor, column: int) -> tuple[Tensor, Tensor, Tensor]:
+        """``(Q, R, R^-T b)``."""
+        graph = self.graph
+        scale_s = graph.scale_s[:, column]
+        M = torch.cat([matrix * graph.scale_x[:, column], -torch.diag(scale_s)], dim=1)  # noqa: N806
         m, size = M.shape
         ridge = RIDGE * (float(M.norm()) or 1.0)
-        tall = M.T if m == 0 or float(graph.scale_s.min()) > ridge else torch.cat([M.T, ridge * torch.eye(m).to(M)])
-        Q, self._R = torch.linalg.qr(tall)  # noqa: N806
-        self._Q = Q[:size].contiguous()
-        offset = graph.center_s - graph.A.matvec(graph.center_x)
-        self._offset = torch.linalg.solve_triangular(self._R.T, offset[:, None], upper=False)[:, 0]
+        tall = M.T if m == 0 or float(scale_s.min()) > ridge else torch.cat([M.T, ridge * torch.eye(m).to(M)])
+        Q, R = torch.linalg.qr(tall)  # noqa: N806
+        offset = graph.center_s[:, column] - matrix @ graph.center_x[:, column]
+        return Q[:size].contiguous(), R, torch.linalg.solve_triangular(R.T, offset[:, None], upper=False)
+
+    def keep(self, columns: list[int]) -> DenseProjection:
+        kept = copy.copy(self)
+        kept.graph, kept._factors = self.graph.keep(columns), [self._factors[column] for column in columns]
+        return kept
 
     def project(self, point: Tensor) -> Tensor:
-        return point - self._Q @ (self._Q.T @ point - self._offset)
+        moves = [Q @ (Q.T @ column[:, None] - b) for (Q, _, b), column in zip(self._factors, point.T, strict=True)]
+        return point - torch.cat(moves, dim=1)
 
     def multiplier(self, point: Tensor) -> Tensor:
-        coordinates = self._Q.T @ point - self._offset
-        return torch.linalg.solve_triangular(self._R, coordinates[:, None], upper=True)[:, 0]
+        found = [
+            torch.linalg.solve_triangular(R, Q.T @ column[:, None] - b, upper=True)
+            for (Q, R, b), column in zip(self._factors, point.T, strict=True)
+        ]
+        return torch.cat(found, dim=1)
 
 
 class FactoredProjection(Projection):
-    """By the augmented system of ``(A diag(scale_x)^2 A^T + diag(scale_s)^2) t = r``.
+    """By the augmented system of ``(A diag(scale_x)^2 A^T + diag(scale_s)^2) t = r``, in two passes over V.
 
-    With ``V' = V sqrt|c|``, ``C = sign(c)``, ``J' = J scale_hyper``, ``S = scale_s^2``, ``theta = scale_x^2``:
+    With ``V' = V sqrt|c|``, ``C = sign(c)``, ``S = scale_s^2``, ``theta = scale_x^2``, ``f = 1 / (theta d^2 + S)`` and
+    (x, lambda, s) the point to be projected, its projection is found weight by weight,
 
-        x = theta (d t + V' beta)             alpha = C V'^T x,  beta = C V'^T t,  mu = J'^T t
-        d x + V' alpha + J' mu + S t = r
+        x+ = f (S (x - theta V' beta) - theta d (J lambda+ + V' alpha - s)),    lambda+ = lambda - scale_hyper^2 J^T t
+        t  = f (d x + J lambda+ - s + V' alpha) - f theta d V' beta
 
-    Eliminating x and t leaves 2k + p unknowns whose matrix holds products with V' once: the condition number of H
-    enters once, where a Woodbury formula for ``M M^T`` would square it. Rows that are left out have t = 0.
+    once the ``2k + p`` numbers ``alpha = C V'^T x+``, ``beta = C V'^T t`` and ``J^T t`` are known. Their matrix holds
+    products with V' once: the condition number of H enters once, where a Woodbury formula for ``M M^T`` would square
+    it. Rows that are left out have t = 0.
     """
 
     def __init__(self, graph: Graph, matrix: DirectionMatrix, factors: Factors, accuracy: float) -> None:
         self.graph, self._matrix = graph, matrix
-        diagonal, self._V, self._signs = factors
+        self._d, self._V, self._signs = factors
         p = matrix.num_hyper
         self._hyper_scale, theta = graph.scale_x[:p], graph.scale_x[p:].square()
-        rows = torch.arange(len(diagonal), device=diagonal.device) if matrix.rows is None else matrix.rows
-        kept = torch.zeros_like(diagonal).index_fill_(0, rows, 1.0) > 0
-        slack = torch.zeros_like(diagonal).index_copy_(0, rows, graph.scale_s.square())
+        self._has_row = self._spread(torch.ones_like(graph.scale_s))
+        slack = self._spread(graph.scale_s.square())
+        diagonal = self._d[:, None]
         pivot = theta * diagonal.square() + slack
-        size = float((pivot + theta * self._V.square().sum(1).square()).max())
+        size = (pivot + theta * self._V.square().sum(1, keepdim=True).square()).amax(0)
         slack = torch.where(pivot <= RIDGE**2 * size, slack + RIDGE * size + _TINY, slack)
         pivot = theta * diagonal.square() + slack
-        self._f = torch.where(kept, 1 / pivot, 0.0)
+        self._f = torch.where(self._has_row > 0, 1 / pivot, 0.0)
         self._b = theta * diagonal * self._f
-        self._a = torch.where(kept, theta * slack * self._f, theta)
-        self._small = torch.linalg.lu_factor(self._small_system())
+        self._e = torch.where(self._has_row > 0, slack * self._f, 1.0)
+        self._theta = theta
+        systems = [self._small_system(column) for column in range(theta.shape[1])]
+        self._small = torch.linalg.lu_factor(torch.stack(systems))
         self._refinements = 0
         self._refinements = self._needed_refinements(accuracy)
 
-    def _small_system(self) -> Float64[Tensor, "2k+p 2k+p"]:
-        V, f = self._V, self._f  # noqa: N806
-        fV, bV, aV = (weights[:, None] * V for weights in (f, self._b, self._a))  # noqa: N806
-        inner = torch.diag(self._signs) + V.T @ bV
-        JfV, JbV = self._pull_back(fV.T), self._pull_back(bV.T)  # noqa: N806
-        unit = torch.diag(self._hyper_scale)
-        JfJ = self._pull_back(f * self._matrix.mixed.matvec(column) for column in unit)  # noqa: N806
-        top = torch.cat([inner, -V.T @ aV, JbV.T], dim=1)
-        middle = torch.cat([V.T @ fV, inner, JfV.T], dim=1)
-        bottom = torch.cat([JfV, JbV, torch.eye(len(unit)).to(V) + JfJ], dim=1)
-        return torch.cat([top, middle, bottom])
+    def keep(self, columns: list[int]) -> FactoredProjection:
+        kept = copy.copy(self)
+        kept.graph, kept._small = self.graph.keep(columns), tuple(part[columns] for part in self._small)
+        for name in ("_hyper_scale", "_has_row", "_f", "_b", "_e", "_theta"):
+            setattr(kept, name, getattr(self, name)[:, columns])
+        return kept
 
-    def _pull_back(self, columns: Iterable[Tensor]) -> Float64[Tensor, "p columns"]:
-        """``J'^T`` times each column."""
-        pulled = [self._hyper_scale * self._matrix.mixed.rmatvec(column) for column in columns]
-        return torch.stack(pulled, dim=1) if pulled else self._V.new_zeros(len(self._hyper_scale), 0)
+    def _small_system(self, column: int) -> Float64[Tensor, "2k+p 2k+p"]:
+        """Of the unknowns ``(alpha, beta, scale_hyper J^T t)``."""
+        V, f, b = self._V, self._f[:, column], self._b[:, column]  # noqa: N806
+        a, hyper_scale = self._theta[:, column] * self._e[:, column], self._hyper_scale[:, column]
+        bV, fV = b[:, None] * V, f[:, None] * V  # noqa: N806
+        inner = torch.diag(self._signs) + V.T @ bV
+        mixed = self._matrix.mixed
+        JfV, JbV = (hyper_scale[:, None] * mixed.rmatmat(weighted) for weighted in (fV, bV))  # noqa: N806
+        scaled = mixed.matmat(torch.diag(hyper_scale))
+        JfJ = hyper_scale[:, None] * mixed.rmatmat(f[:, None] * scaled)  # noqa: N806
+        top = torch.cat([inner, V.T @ (a[:, None] * V), -JbV.T], dim=1)
+        middle = torch.cat([-(V.T @ fV), inner, JfV.T], dim=1)
+        bottom = torch.cat([-JfV, JbV, torch.eye(len(hyper_scale)).to(V) + JfJ], dim=1)
+        return torch.cat([top, middle, bottom])
 
     def project(self, point: Tensor) -> Tensor:
         return self._project(point)[0]
@@ -147,45 +180,52 @@ class FactoredProjection(Projection):
 
     def _project(self, point: Tensor) -> tuple[Tensor, Tensor]:
         """The projection and its multiplier; projecting once more removes the rounding error of the first time."""
-        t = self._solve(self._residual(point))
-        point = self._move(point, t)
+        projected, t = self._project_once(point)
         for _ in range(self._refinements):
-            correction = self._solve(self._residual(point))
-            point, t = self._move(point, correction), t + correction
-        return point, t
+            projected, correction = self._project_once(projected)
+            t = t + correction
+        return projected, t
 
-    def _move(self, point: Tensor, t: Tensor) -> Float64[Tensor, " n+m"]:
-        """``w - M^T t``."""
-        graph = self.graph
-        return point - torch.cat([graph.scale_x * graph.A.rmatvec(t), -graph.scale_s * t])
+    def _project_once(self, point: Float64[Tensor, "n+m b"]) -> tuple[Tensor, Tensor]:
+        graph, mixed, V, k = self.graph, self._matrix.mixed, self._V, len(self._signs)  # noqa: N806
+        n, p = len(graph.scale_x), self._matrix.num_hyper
+        columns = graph.center_x + graph.scale_x * point[:n]
+        slacks = graph.center_s + graph.scale_s * point[n:]
+        hyper, x, s = columns[:p], columns[p:], self._spread(slacks)
+        outside = mixed.matmat(hyper) - s
+        f_residual = self._f * torch.addcmul(outside, self._d[:, None], x)
+        inner = V.T @ torch.cat([self._e * x - self._b * outside, f_residual], dim=1)
+        by_x, by_residual = inner.chunk(2, dim=1)
+        right = torch.cat([by_x, by_residual, self._hyper_scale * mixed.rmatmat(f_residual)])
+        unknown = torch.linalg.lu_solve(*self._small, right.T[:, :, None])[:, :, 0].T
+        alpha, beta, moved = unknown.split([k, k, p])
+        of_alpha, of_beta = (V @ torch.cat([alpha, beta], dim=1)).chunk(2, dim=1)
+        step = self._hyper_scale * moved
+        reach = outside - mixed.matmat(step) + of_alpha
+        new_x = self._e * (x - self._theta * of_beta) - self._b * reach
+        t = self._f * torch.addcmul(reach, self._d[:, None], x) - self._b * of_beta
+        t = t if self._matrix.rows is None else t[self._matrix.rows]
+        new_columns = torch.cat([hyper - step, new_x])
+        return torch.cat([(new_columns - graph.center_x) / graph.scale_x, point[n:] + graph.scale_s * t]), t
+
+    def _spread(self, rows: Float64[Tensor, "m b"]) -> Float64[Tensor, "n b"]:
+        """From the kept rows to all."""
+        kept = self._matrix.rows
+        return rows if kept is None else rows.new_zeros(len(self._d), rows.shape[1]).index_copy_(0, kept, rows)
 
     def _needed_refinements(self, accuracy: float) -> int:
         """Refinement steps that bring ``||M w - b||`` below ``accuracy`` times its value at a random point."""
-        size = len(self.graph.scale_x) + len(self.graph.scale_s)
-        point = torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-        point = point.to(self._f.device)
-        before, after = self._residual(point), self._residual(self.project(point))
-        return int(float(after.norm()) > accuracy * float(before.norm()))
+        shape = len(self.graph.scale_x) + len(self.graph.scale_s), self.graph.scale_x.shape[1]
+        point = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(self._f.device)
+        before, after = self._residual(point).norm(dim=0), self._residual(self.project(point)).norm(dim=0)
+        return int(bool((after > accuracy * before).any()))
 
-    def _residual(self, point: Tensor) -> Float64[Tensor, " m"]:
+    def _residual(self, point: Tensor) -> Float64[Tensor, "m b"]:
         """``M w - b``."""
         graph = self.graph
         n = len(graph.scale_x)
-        activity = graph.A.matvec(graph.center_x + graph.scale_x * point[:n])
+        activity = product(graph.A, graph.center_x + graph.scale_x * point[:n])
         return activity - graph.center_s - graph.scale_s * point[n:]
-
-    def _solve(self, residual: Float64[Tensor, " m"]) -> Float64[Tensor, " m"]:
-        """``(M M^T)^-1 r``."""
-        rows, V, k = self._matrix.rows, self._V, len(self._signs)  # noqa: N806
-        r = residual if rows is None else torch.zeros_like(self._f).index_copy_(0, rows, residual)
-        fr = self._f * r
-        pulled = V.T @ torch.stack([self._b * r, fr], dim=1)
-        right = torch.cat([pulled[:, 0], pulled[:, 1], self._hyper_scale * self._matrix.mixed.rmatvec(fr)])
-        unknown = torch.linalg.lu_solve(*self._small, right[:, None])[:, 0]
-        lifted = V @ unknown[: 2 * k].reshape(2, k).T
-        mixed = self._matrix.mixed.matvec(self._hyper_scale * unknown[2 * k :])
-        t = fr - self._f * (lifted[:, 0] + mixed) - self._b * lifted[:, 1]
-        return t if rows is None else t[rows]
 
 
 class Factors(NamedTuple):

@@ -8,7 +8,7 @@ Reference: Ruiz (2001), RAL-TR-2001-034; Pock & Chambolle (2011), ICCV; Diamond 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from lift_core.lp import LinearProgram
+from backends.pdlp.batch import Batch
 from lift_core.operators import (
     DENSE_LIMIT,
     Dense,
@@ -32,65 +32,71 @@ PROBE_SWEEPS, PROBES = 5, 16
 _SEED = 20507
 
 
-@dataclass(frozen=True)
-class ScaledLP:
+class ScaledBatch(NamedTuple):
     """``x = C x~ / bound_scale``, ``y = R y~ / cost_scale``.
 
     Attributes:
-        lp: the scaled program.
-        row_scale, col_scale: diagonals of R (m,) and C (n,).
-        bound_scale, cost_scale: factors that bring the bounds and the costs to size one.
+        batch: the scaled programs.
+        row_scale, col_scale: diagonals of R (m, 1) and C (n, 1), which depend on A alone.
+        bound_scale, cost_scale: factors that bring bounds and costs of each program to size one.
     """
 
-    lp: LinearProgram
-    row_scale: Float64[Tensor, " m"]
-    col_scale: Float64[Tensor, " n"]
-    bound_scale: float
-    cost_scale: float
+    batch: Batch
+    row_scale: Float64[Tensor, "m 1"]
+    col_scale: Float64[Tensor, "n 1"]
+    bound_scale: Float64[Tensor, " b"]
+    cost_scale: Float64[Tensor, " b"]
 
-    def primal(self, scaled: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+    def primal(self, scaled: Float64[Tensor, "n b"]) -> Float64[Tensor, "n b"]:
         """x from x~."""
         return scaled * self.col_scale / self.bound_scale
 
-    def dual(self, scaled: Float64[Tensor, " m"]) -> Float64[Tensor, " m"]:
+    def dual(self, scaled: Float64[Tensor, "m b"]) -> Float64[Tensor, "m b"]:
         """y from y~."""
         return scaled * self.row_scale / self.cost_scale
 
-    def activity(self, scaled: Float64[Tensor, " m"]) -> Float64[Tensor, " m"]:
+    def activity(self, scaled: Float64[Tensor, "m b"]) -> Float64[Tensor, "m b"]:
         """``A x`` from ``A~ x~``."""
         return scaled / (self.row_scale * self.bound_scale)
 
-    def pullback(self, scaled: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+    def pullback(self, scaled: Float64[Tensor, "n b"]) -> Float64[Tensor, "n b"]:
         """``A^T y`` from ``A~^T y~``."""
         return scaled / (self.col_scale * self.cost_scale)
 
-    def scale_primal(self, x: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
+    def scale_primal(self, x: Float64[Tensor, "n b"]) -> Float64[Tensor, "n b"]:
         """x~ from x."""
         return x * self.bound_scale / self.col_scale
 
-    def scale_dual(self, y: Float64[Tensor, " m"]) -> Float64[Tensor, " m"]:
+    def scale_dual(self, y: Float64[Tensor, "m b"]) -> Float64[Tensor, "m b"]:
         """y~ from y."""
         return y * self.cost_scale / self.row_scale
 
+    def keep(self, columns: list[int]) -> ScaledBatch:
+        """The programs with these indices."""
+        scales = self.bound_scale[columns], self.cost_scale[columns]
+        return ScaledBatch(self.batch.keep(columns), self.row_scale, self.col_scale, *scales)
 
-def scale(lp: LinearProgram) -> ScaledLP:
-    """The scaled program: by entries where they can be read, by probing otherwise."""
-    readable = read_entries(lp.A)
-    row_scale, col_scale = equilibrate(lp.A) if readable is None else ruiz_pock_chambolle(readable)
-    operator = _scaled_operator(lp.A if readable is None else readable, row_scale, col_scale)
-    rows = (lp.row_lower * row_scale, lp.row_upper * row_scale)
-    largest = torch.maximum(*(torch.where(torch.isfinite(bound), bound, 0.0).abs() for bound in rows))
-    bound_scale = 1 / (1 + float(largest.norm()))
-    cost_scale = 1 / (1 + float((lp.c * col_scale).norm()))
-    scaled = LinearProgram(
-        c=lp.c * col_scale * cost_scale,
+
+def scale(batch: Batch) -> ScaledBatch:
+    """The scaled programs: by entries where they can be read, by probing otherwise."""
+    readable = read_entries(batch.A)
+    rows, columns = equilibrate(batch.A) if readable is None else ruiz_pock_chambolle(readable)
+    operator = _scaled_operator(batch.A if readable is None else readable, rows, columns)
+    rows, columns = rows[:, None], columns[:, None]
+    bounds = (batch.row_lower * rows, batch.row_upper * rows)
+    largest = torch.maximum(*(torch.where(torch.isfinite(bound), bound, 0.0).abs() for bound in bounds))
+    bound_scale = 1 / (1 + largest.norm(dim=0))
+    cost_scale = 1 / (1 + (batch.c * columns).norm(dim=0))
+    scaled = Batch(
+        c=batch.c * columns * cost_scale,
         A=operator,
-        row_lower=rows[0] * bound_scale,
-        row_upper=rows[1] * bound_scale,
-        col_lower=lp.col_lower / col_scale * bound_scale,
-        col_upper=lp.col_upper / col_scale * bound_scale,
+        row_lower=bounds[0] * bound_scale,
+        row_upper=bounds[1] * bound_scale,
+        col_lower=batch.col_lower / columns * bound_scale,
+        col_upper=batch.col_upper / columns * bound_scale,
+        offset=torch.zeros_like(batch.offset),
     )
-    return ScaledLP(scaled, row_scale, col_scale, bound_scale, cost_scale)
+    return ScaledBatch(scaled, rows, columns, bound_scale, cost_scale)
 
 
 def read_entries(operator: LinearOperator) -> Dense | Sparse | None:
@@ -196,6 +202,12 @@ class _Scaled(LinearOperator):
 
     def rmatvec(self, y: Tensor) -> Tensor:
         return self.columns * self.operator.rmatvec(self.rows * y)
+
+    def matmat(self, x: Tensor) -> Tensor:
+        return self.rows[:, None] * self.operator.matmat(self.columns[:, None] * x)
+
+    def rmatmat(self, y: Tensor) -> Tensor:
+        return self.columns[:, None] * self.operator.rmatmat(self.rows[:, None] * y)
 
 
 def _scaled_operator(operator: LinearOperator, rows: Tensor, columns: Tensor) -> LinearOperator:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
+from backends.pdlp.batch import Batch
 from backends.pdlp.projection import Graph, Projection, make_projection
-from lift_core.lp import LinearProgram
 from lift_core.operators import DirectionMatrix
 
 PROBES = 8
@@ -17,18 +18,18 @@ SMALLEST_REACH = 1e-9
 """What reaches less far is confined to a point, or was moved by rounding alone."""
 
 
-def fit_projection(lp: LinearProgram, *, densify_limit: int, accuracy: float) -> Projection | None:
+def fit_projection(batch: Batch, *, densify_limit: int, accuracy: float) -> Projection | None:
     """The projection in units of the boxes, or of what can be reached of them where a box is too wide to bind."""
-    graph = _unit_graph(lp)
+    graph = _unit_graph(batch)
     projection = make_projection(graph, densify_limit=densify_limit, accuracy=accuracy)
     if projection is None:
         return None
-    weights = slice(lp.A.num_hyper if isinstance(lp.A, DirectionMatrix) else 0, lp.num_columns)
+    weights = slice(batch.A.num_hyper if isinstance(batch.A, DirectionMatrix) else 0, batch.A.shape[1])
     share = _reachable_share(projection, weights)
-    if share > 0.5:
+    if bool((share > 0.5).all()):
         return projection
     scale_x = graph.scale_x.clone()
-    scale_x[weights] *= share
+    scale_x[weights] *= torch.where(share > 0.5, 1.0, share)
     return make_projection(graph._replace(scale_x=scale_x), densify_limit=densify_limit, accuracy=accuracy)
 
 
@@ -37,7 +38,7 @@ def in_units(offset: Tensor, scale: Tensor) -> Tensor:
     return torch.where(scale > 0, offset / torch.where(scale > 0, scale, 1.0), 0.0)
 
 
-def _unit_graph(lp: LinearProgram) -> Graph:
+def _unit_graph(lp: Batch) -> Graph:
     """Centres and half-widths of all bounds; 1 where a bound is missing, and 0 for the slack of an equality row."""
     center_x, width_x = _centre(lp.col_lower, lp.col_upper)
     center_s, width_s = _centre(lp.row_lower, lp.row_upper)
@@ -52,7 +53,7 @@ def _centre(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(both, (lower + upper) / 2, end), torch.where(both, (upper - lower) / 2, 1.0)
 
 
-def _reachable_share(projection: Projection, weights: slice) -> float:
+def _reachable_share(projection: Projection, weights: slice) -> Float64[Tensor, " b"]:
     """Which share of their boxes the weights may need.
 
     The projection of random corners of the boxes shows how far the constraints let the weights move: hardly at all
@@ -60,10 +61,11 @@ def _reachable_share(projection: Projection, weights: slice) -> float:
     keep their boxes: that equality rows confine them says nothing about how far they would go.
     """
     graph = projection.graph
-    size = len(graph.scale_x) + len(graph.scale_s)
+    size, width = len(graph.scale_x) + len(graph.scale_s), graph.scale_x.shape[1]
     generator = torch.Generator().manual_seed(0)
-    reach = 0.0
+    reach = torch.zeros(width, dtype=torch.float64, device=graph.scale_x.device)
     for _ in range(PROBES):
-        corner = torch.randint(0, 2, (size,), generator=generator).to(graph.scale_x) * 2 - 1
-        reach = max(reach, float(projection.project(corner)[weights].abs().max()))
-    return min(MARGIN * reach, 1.0) if reach > SMALLEST_REACH else 1.0
+        corner = torch.randint(0, 2, (size, 1), generator=generator).to(graph.scale_x) * 2 - 1
+        moved = projection.project(corner.expand(size, width).contiguous())[weights].abs()
+        reach = torch.maximum(reach, moved.amax(0) if len(moved) else reach)
+    return torch.where(reach > SMALLEST_REACH, (MARGIN * reach).clamp(max=1.0), 1.0)

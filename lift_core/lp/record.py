@@ -161,10 +161,15 @@ class ExplicitLP(NamedTuple):
 
 
 class LPStart(NamedTuple):
-    """A warm start: a primal and a dual point of a neighbouring program."""
+    """A warm start: a primal and a dual point of a neighbouring program.
+
+    Attributes:
+        weight: primal weight of a first-order method, see `PDLP`; None leaves it to the method.
+    """
 
     x: Float64[Tensor, " n"]
     y: Float64[Tensor, " m"]
+    weight: float | None = None
 
 
 class BackendAnswer(NamedTuple):

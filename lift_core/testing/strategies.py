@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
+from lift_core.lp import LinearProgram
 from lift_core.testing.known import (
     BOUND_KINDS,
     CURVATURES,
@@ -37,6 +38,42 @@ def known_lps(draw: Any, *, max_rows: int = 6, max_columns: int = 6) -> KnownLP:
         draw(st.lists(kinds, min_size=n, max_size=n)),
         seed=draw(_SEEDS),
     )
+
+
+@st.composite
+def nasty_lps(draw: Any, *, max_rows: int = 6, max_columns: int = 6, decades: int = 8) -> KnownLP:
+    """`known_lps` with empty, repeated and opposite rows, and rows and columns in units between 10^±decades.
+
+    >>> isinstance(nasty_lps(), st.SearchStrategy)
+    True
+    """
+    plain = draw(known_lps(max_rows=max_rows, max_columns=max_columns))
+    matrix, m = plain.lp.A.to_dense(), plain.lp.num_rows
+    picked = draw(st.lists(st.sampled_from(range(m)), max_size=3)) if m else []
+    factors = torch.tensor(
+        draw(st.lists(st.sampled_from([0.0, 1.0, -1.0]), min_size=len(picked), max_size=len(picked)))
+    )
+    extra = factors.double()[:, None] * matrix[picked]
+    activity = extra @ plain.x
+    room = torch.tensor(
+        draw(st.lists(st.sampled_from([0.0, 1.0]), min_size=len(picked), max_size=len(picked)))
+    ).double()
+    powers = st.integers(-decades // 2, decades // 2).map(lambda power: 10.0**power)
+    size = m + len(picked)
+    rows = torch.tensor(draw(st.lists(powers, min_size=size, max_size=size)), dtype=torch.float64)
+    columns = torch.tensor(
+        draw(st.lists(powers, min_size=plain.lp.num_columns, max_size=plain.lp.num_columns)), dtype=torch.float64
+    )
+    lp = LinearProgram(
+        c=plain.lp.c * columns,
+        A=rows[:, None] * torch.cat([matrix, extra]) * columns,
+        row_lower=rows * torch.cat([plain.lp.row_lower, activity - room]),
+        row_upper=rows * torch.cat([plain.lp.row_upper, activity + room]),
+        col_lower=plain.lp.col_lower / columns,
+        col_upper=plain.lp.col_upper / columns,
+    )
+    y = torch.cat([plain.y, torch.zeros(len(picked), dtype=torch.float64)]) / rows
+    return KnownLP(lp, plain.x / columns, y)
 
 
 @st.composite

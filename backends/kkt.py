@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
-
-from lift_core.lp import LinearProgram
 
 
 class Residuals(NamedTuple):
@@ -33,43 +31,60 @@ class Residuals(NamedTuple):
         return worst if math.isfinite(self.primal + self.dual + self.gap) else math.inf
 
 
+class Programs(Protocol):
+    """A `LinearProgram`, or several that share A with their vectors side by side."""
+
+    @property
+    def c(self) -> Tensor: ...
+    @property
+    def row_lower(self) -> Tensor: ...
+    @property
+    def row_upper(self) -> Tensor: ...
+    @property
+    def col_lower(self) -> Tensor: ...
+    @property
+    def col_upper(self) -> Tensor: ...
+    @property
+    def offset(self) -> float | Tensor: ...
+
+
 class KKTCheck:
-    """Evaluates `Residuals` of one program, without touching its operator where the products are known.
+    """Evaluates `Residuals` of one program or of a batch, without touching its operator where the products are known.
 
     Reference: the formulas of `lift_core.lp.kkt_residuals`; here the products ``Ax`` and ``A^T y`` are arguments.
     """
 
-    def __init__(self, lp: LinearProgram) -> None:
+    def __init__(self, lp: Programs) -> None:
         self.lp = lp
         self._rows = _Support(lp.row_lower, lp.row_upper)
         self._columns = _Support(lp.col_lower, lp.col_upper)
-        self._bound_size = 1 + torch.maximum(self._rows.lower.abs(), self._rows.upper.abs()).norm()
-        self._cost_size = 1 + lp.c.norm()
-
-    def recompute(self, x: Float64[Tensor, " n"], y: Float64[Tensor, " m"]) -> Residuals:
-        """Residuals of a pair whose products are not known: two products."""
-        return Residuals(*self.evaluate(x, y, self.lp.A.matvec(x), self.lp.A.rmatvec(y)).tolist())
+        self._bound_size = 1 + torch.maximum(self._rows.lower.abs(), self._rows.upper.abs()).norm(dim=0)
+        self._cost_size = 1 + lp.c.norm(dim=0)
 
     def evaluate(
-        self, x: Float64[Tensor, " n"], y: Float64[Tensor, " m"], ax: Float64[Tensor, " m"], aty: Float64[Tensor, " n"]
-    ) -> Float64[Tensor, " 6"]:
-        """The fields of `Residuals` as one tensor, left on its device."""
+        self,
+        x: Float64[Tensor, " n *b"],
+        y: Float64[Tensor, " m *b"],
+        ax: Float64[Tensor, " m *b"],
+        aty: Float64[Tensor, " n *b"],
+    ) -> Tensor:
+        """The fields of `Residuals` as one tensor, left on its device; a column for each program of a batch."""
         lp = self.lp
         off_rows = ax - ax.clamp(lp.row_lower, lp.row_upper)
         off_columns = x - x.clamp(lp.col_lower, lp.col_upper)
         from_rows, row_residual = self._rows(y)
         from_columns, column_residual = self._columns(lp.c - aty)
-        primal_objective = lp.c @ x + lp.offset
+        primal_objective = torch.linalg.vecdot(lp.c, x, dim=0) + lp.offset
         dual_objective = from_rows + from_columns + lp.offset
         size = 1 + primal_objective.abs() + dual_objective.abs()
         return torch.stack(
             [
-                torch.hypot(off_rows.norm(), off_columns.norm()) / self._bound_size,
+                torch.hypot(off_rows.norm(dim=0), off_columns.norm(dim=0)) / self._bound_size,
                 torch.hypot(row_residual, column_residual) / self._cost_size,
                 (primal_objective - dual_objective).abs() / size,
                 primal_objective,
                 dual_objective,
-                y.abs() @ off_rows.abs(),
+                torch.linalg.vecdot(y.abs(), off_rows.abs(), dim=0),
             ]
         )
 
@@ -92,11 +107,14 @@ class _Support:
     """``sum lower * dual^+ - upper * dual^-`` over finite bounds, and the norm of what the infinite ones leave over."""
 
     def __init__(self, lower: Tensor, upper: Tensor) -> None:
-        self.no_lower, self.no_upper = torch.isinf(lower), torch.isinf(upper)
-        self.lower, self.upper = lower.masked_fill(self.no_lower, 0.0), upper.masked_fill(self.no_upper, 0.0)
+        no_lower, no_upper = torch.isinf(lower), torch.isinf(upper)
+        self.missing = (no_lower, no_upper) if bool(no_lower.any() or no_upper.any()) else None
+        self.lower = lower.masked_fill(no_lower, 0.0) if self.missing else lower
+        self.upper = upper.masked_fill(no_upper, 0.0) if self.missing else upper
 
     def __call__(self, dual: Tensor) -> tuple[Tensor, Tensor]:
-        at_lower, at_upper = dual.clamp(min=0), (-dual).clamp(min=0)
-        return self.lower @ at_lower - self.upper @ at_upper, (
-            at_lower * self.no_lower + at_upper * self.no_upper
-        ).norm()
+        at_lower, at_upper = dual.clamp(min=0), dual.clamp(max=0).neg_()
+        value = torch.linalg.vecdot(self.lower, at_lower, dim=0) - torch.linalg.vecdot(self.upper, at_upper, dim=0)
+        if self.missing is None:
+            return value, torch.zeros_like(value)
+        return value, (at_lower * self.missing[0] + at_upper * self.missing[1]).norm(dim=0)

@@ -16,8 +16,16 @@ from lift_core.operators import (
 )
 
 
-def move_program(lp: LinearProgram, device: str | torch.device | None) -> LinearProgram:
+def move_program(
+    lp: LinearProgram,
+    device: str | torch.device | None,
+    *,
+    A: LinearOperator | None = None,  # noqa: N803
+) -> LinearProgram:
     """The same program on ``device``; itself if it is there already or ``device`` is None.
+
+    Args:
+        A: the matrix, if it has been moved already.
 
     Raises:
         ValueError: if A is known only through functions that compute on another device.
@@ -26,7 +34,8 @@ def move_program(lp: LinearProgram, device: str | torch.device | None) -> Linear
         return lp
     vectors = ("c", "row_lower", "row_upper", "col_lower", "col_upper")
     moved = {name: getattr(lp, name).to(device) for name in vectors}
-    return LinearProgram(A=move_operator(lp.A, torch.device(device)), offset=lp.offset, **moved)
+    matrix = move_operator(lp.A, torch.device(device)) if A is None else A
+    return LinearProgram(A=matrix, offset=lp.offset, **moved)
 
 
 def move_operator(operator: LinearOperator, device: torch.device) -> LinearOperator:

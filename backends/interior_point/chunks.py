@@ -1,0 +1,44 @@
+"""Elementwise formulas over long vectors, a chunk at a time: temporaries stay small, and on a CPU in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+ENTRIES = {"cpu": 1 << 15, "cuda": 1 << 22}
+"""Entries of a chunk by the type of device."""
+ROWS = {"cpu": 1 << 13, "cuda": 1 << 20}
+"""Rows of a chunk of a tall matrix."""
+
+
+def chunks(length: int, device: torch.device, sizes: dict[str, int] = ENTRIES) -> Iterator[slice]:
+    """Slices that cover ``range(length)``.
+
+    >>> [part.stop for part in chunks(70_000, torch.device("cpu"))]
+    [32768, 65536, 70000]
+    """
+    size = sizes.get(device.type, sizes["cpu"])
+    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+
+
+def elementwise(formula: Callable[..., tuple[Tensor, ...]], *vectors: Tensor) -> tuple[Tensor, ...]:
+    """``formula(*vectors)`` for a formula that treats every entry alike, one chunk after the other."""
+    parts = list(chunks(len(vectors[0]), vectors[0].device))
+    if len(parts) <= 1:
+        return formula(*vectors)
+    results: tuple[Tensor, ...] = ()
+    for part in parts:
+        values = formula(*(vector[part] for vector in vectors))
+        results = results or tuple(value.new_empty(len(vectors[0])) for value in values)
+        for result, value in zip(results, values, strict=True):
+            result[part] = value
+    return results
+
+
+def reduced(formula: Callable[..., Tensor], *vectors: Tensor) -> Tensor:
+    """What ``formula`` makes of each chunk, stacked: to be added up, or searched for the extreme one."""
+    parts = chunks(len(vectors[0]), vectors[0].device)
+    values = [formula(*(vector[part] for vector in vectors)) for part in parts]
+    return torch.stack(values) if values else vectors[0].new_zeros(0)

@@ -1,0 +1,73 @@
+"""How many bytes a solve takes, counted before it starts, and how many there are.
+
+What counts are vectors as long as the weights (all float64), the factors, and chunks; the constants are the vectors
+that are alive at once at the busiest moment, and tests compare them with what a process really takes.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from backends.interior_point.chunks import ROWS
+from lift_core.operators import Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal, Sparse
+
+_NUMBER = 8
+PROGRAM_VECTORS = 9
+"""Of a direction LP: costs, bounds, and the diagonal of H and values of J."""
+INTERIOR_POINT_VECTORS = 110
+"""Of the weights' length in the interior-point method: iterate, directions, residuals, bounds, Theta."""
+PDLP_VECTORS = 56
+"""Of the weights' length in Douglas-Rachford splitting, per program."""
+POLISH_VECTORS = 66
+"""More of them while a program is polished."""
+
+
+def direction_lp_bytes(num_weights: int, rank: int, num_hyper: int) -> int:
+    """Bytes of a direction LP with factored curvature and a mixed partial of one entry a row.
+
+    >>> direction_lp_bytes(1_000_000, 32, 12) // 2**20
+    312
+    """
+    return _NUMBER * (num_weights * (PROGRAM_VECTORS + rank) + num_hyper)
+
+
+def interior_point_bytes(num_weights: int, rank: int, num_hyper: int, *, device: str = "cpu") -> int:
+    """Working bytes of `InteriorPoint` on a direction LP with factored curvature, without the program itself.
+
+    >>> interior_point_bytes(1_000_000, 32, 12) // 2**20
+    861
+    """
+    rows = min(ROWS.get(device, ROWS["cpu"]), num_weights)
+    core = (3 * (2 * rank + num_hyper)) ** 2
+    chunk = rows * 3 * (rank + num_hyper)
+    return _NUMBER * (INTERIOR_POINT_VECTORS * (num_weights + num_hyper) + chunk + 6 * core)
+
+
+def pdlp_bytes(num_weights: int, rank: int, num_hyper: int, *, programs: int = 1) -> int:
+    """Working bytes of `PDLP` on direction LPs that share factored curvature, without the programs themselves.
+
+    The factors are scaled for the projection, and once more while that is prepared.
+    """
+    vectors = (PDLP_VECTORS * programs + POLISH_VECTORS + 2 * rank) * num_weights
+    return _NUMBER * (vectors + 6 * programs * (2 * rank + num_hyper) ** 2)
+
+
+def operator_bytes(A: LinearOperator) -> int:  # noqa: N803
+    """Working bytes of `InteriorPoint` for a program over A, whichever system it takes."""
+    m, n = A.shape
+    hessian = A.hessian if isinstance(A, DirectionMatrix) else A
+    if isinstance(A, DirectionMatrix) and isinstance(hessian, (LowRankPlusDiagonal, Diagonal)):
+        rank = hessian.factor.shape[1] if isinstance(hessian, LowRankPlusDiagonal) else 0
+        return interior_point_bytes(hessian.shape[0], rank, A.num_hyper, device=A.device.type)
+    if isinstance(hessian, Sparse):
+        return _NUMBER * (INTERIOR_POINT_VECTORS // 2 * (m + n) + 40 * hessian.matrix.nnz)
+    return _NUMBER * (2 * m * n + 4 * m * m + INTERIOR_POINT_VECTORS // 2 * (m + n))
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory of a device: all of this machine's, or what is free on a GPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

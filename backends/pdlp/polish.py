@@ -1,0 +1,253 @@
+"""Polishing: from a pair of modest accuracy to an exact one, by proximal points with ever longer steps.
+
+A first-order method finds which bounds and rows bind long before it has solved the equations that they leave over;
+where A is badly conditioned, that can take it forever. With a slack s for every row, the proximal point of the
+Lagrangian ``c^T x - y^T (A x - s)`` at (x0, s0, y0),
+
+    x(y) = proj(x0 - tau (c - A^T y)),   s(y) = proj(s0 - tau y),   A x(y) - s(y) + (y - y0) / sigma = 0,
+
+is one semismooth equation in y: the gradient of a convex function, to which Newton's method with a line search applies.
+Its matrix is ``tau (A P A^T + Q) + I / sigma``, P and Q marking the columns and slacks inside their bounds. For a
+linear program a single proximal step that is long enough ends in a solution. Results are offered, never trusted.
+
+Reference: Li, Sun & Toh (2020), An asymptotically superlinearly convergent semismooth Newton augmented Lagrangian
+method for linear programming, SIAM J. Optim. 30(3), arXiv 1903.09546; Rockafellar (1976).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from backends.interior_point.structured import StructuredSystem, core_size
+from backends.interior_point.system import set_units
+from lift_core.lp import LinearProgram
+from lift_core.operators import Dense, DirectionMatrix, LinearOperator, Sparse
+
+MOST_ROWS = 2_000
+"""Newton's matrix is dense and has a row for every row of A."""
+PATIENCE = 2.0
+"""Growth of the number of iterations from one attempt to the next."""
+FIRST_STEP, LONGER = 10.0, 4.0
+"""Length of the first proximal step, in steps of the first-order method, and its growth while they are easy."""
+STEPS_PER_POINT, EASY = 30, 6
+"""Newton steps after which a proximal point is given up, and up to which it was an easy one."""
+FAILURES = 3
+STALLED, SMALL = 6, 1e-6
+"""Newton steps without a halving after which rounding is taken to have won, once the equation is that nearly solved."""
+HALVINGS = 15
+
+
+class Equations(ABC):
+    """Products with A, and Newton's equations of a proximal point.
+
+    Attributes:
+        cost: of a Newton step, in iterations of the first-order method.
+        fewest_steps: that an attempt may take, however early it comes.
+    """
+
+    def __init__(self, A: LinearOperator, *, cost: float, fewest_steps: int) -> None:  # noqa: N803
+        self.A, self.cost, self.fewest_steps = A, cost, fewest_steps
+
+    @abstractmethod
+    def solve(
+        self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Float64[Tensor, " m"]
+    ) -> Float64[Tensor, " m"] | None:
+        """``(tau (A P A^T + Q) + I / sigma) y = right``; None if rounding makes the matrix singular."""
+
+
+class EntryEquations(Equations):
+    """By one Cholesky factorisation of a dense matrix with a row for every row of A, and one step of refinement."""
+
+    def __init__(self, matrix: Dense | Sparse) -> None:
+        super().__init__(matrix, cost=10 + (matrix.shape[0] / 50) ** 2, fewest_steps=100)
+        self._matrix = matrix
+
+    def solve(self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Tensor) -> Tensor | None:
+        normal = tau * normal_matrix(self._matrix, inside_x)
+        normal.diagonal().add_(tau * inside_s + 1 / sigma)
+        factor, info = torch.linalg.cholesky_ex(normal)
+        if int(info) != 0:
+            return None
+        found = torch.cholesky_solve(right[:, None], factor)
+        return (found + torch.cholesky_solve(right[:, None] - normal @ found, factor))[:, 0]
+
+
+class FactoredEquations(Equations):
+    """In O(n (2k + p)^2) with `StructuredSystem`, which the interior-point method solves its equations with."""
+
+    def __init__(self, program: LinearProgram, A: DirectionMatrix) -> None:  # noqa: N803
+        super().__init__(A, cost=10, fewest_steps=220)
+        self._system = StructuredSystem(A)
+        set_units(self._system, program)
+
+    def solve(self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Tensor) -> Tensor | None:
+        try:
+            self._system.factorize(tau * inside_x.double(), tau * inside_s.double() + 1 / sigma)
+        except torch.linalg.LinAlgError:
+            return None
+        return self._system.solve(right.new_zeros(len(inside_x)), right)[1]
+
+
+def equations_of_entries(matrix: Dense | Sparse) -> Equations | None:
+    """For matrices with few enough rows."""
+    return EntryEquations(matrix) if 0 < matrix.shape[0] <= MOST_ROWS else None
+
+
+def equations_of_factors(program: LinearProgram) -> Equations | None:
+    """For direction LPs with factored curvature of small rank."""
+    A = program.A  # noqa: N806  (the field's letter)
+    if not isinstance(A, DirectionMatrix) or not StructuredSystem.fits(A) or core_size(A) >= A.hessian.shape[0]:
+        return None
+    return FactoredEquations(program, A)
+
+
+class Polish:
+    """When to try, and what to do, for one program."""
+
+    def __init__(self, equations: Equations, first_attempt: int) -> None:
+        self._equations, self._next, self.steps = equations, first_attempt, 0
+
+    def is_due(self, iterations: int) -> bool:
+        return iterations >= self._next
+
+    def run(
+        self,
+        program: LinearProgram,
+        x: Float64[Tensor, " n"],
+        y: Float64[Tensor, " m"],
+        weight: float,
+        step: float,
+        *,
+        judge: Callable[[Tensor, Tensor], float],
+        goal: float,
+        iterations: int,
+        deadline: float = math.inf,
+    ) -> Polished:
+        """Take proximal steps until ``judge`` finds a pair below ``goal`` or they bring nothing any more."""
+        self._next = int(PATIENCE * iterations)
+        best, length = Polished(x, y, math.inf), FIRST_STEP * step
+        allowed, failures, longest = self._affordable(iterations), 0, math.inf
+        s = self._equations.A.matvec(x).clamp(program.row_lower, program.row_upper)
+        while allowed > 0 and failures < FAILURES and time.monotonic() < deadline:
+            point = ProximalPoint(program, self._equations, x, s, y, tau=length / weight, sigma=length * weight)
+            found = point.solve(min(STEPS_PER_POINT, allowed), deadline)
+            allowed, self.steps = allowed - max(found.steps, 1), self.steps + found.steps
+            candidate = Polished(found.x, _with_signs(found.y, program), 0.0)
+            candidate = candidate._replace(residual=judge(candidate.x, candidate.y))
+            better = candidate.residual < best.residual
+            if not (found.converged or better):
+                failures, longest, length = failures + 1, length / 2, length / (2 * LONGER)
+                continue
+            x, s, y, best = found.x, found.s, found.y, candidate if better else best
+            failures = 0 if better else failures
+            if best.residual <= goal:
+                break
+            if not found.converged:
+                length /= LONGER
+            elif found.steps <= EASY:
+                length = min(LONGER * length, longest)
+        return best
+
+    def _affordable(self, iterations: int) -> int:
+        """Newton steps that cost half as much as all iterations so far, and some in any case."""
+        return self._equations.fewest_steps + int(iterations / (2 * self._equations.cost))
+
+
+class Polished(NamedTuple):
+    """A pair in scaled units, and what the judge said of it."""
+
+    x: Tensor
+    y: Tensor
+    residual: float
+
+
+class _Found(NamedTuple):
+    x: Tensor
+    s: Tensor
+    y: Tensor
+    steps: int
+    converged: bool
+
+
+class _Values(NamedTuple):
+    """x(y) and s(y), which of them are inside their bounds, and what is left of the equation."""
+
+    x: Tensor
+    s: Tensor
+    inside_x: Tensor
+    inside_s: Tensor
+    off: Tensor
+
+
+class ProximalPoint:
+    """One proximal step."""
+
+    def __init__(
+        self, program: LinearProgram, equations: Equations, x: Tensor, s: Tensor, y: Tensor, *, tau: float, sigma: float
+    ) -> None:
+        self._program, self._equations, self._A = program, equations, equations.A
+        self._x, self._s, self._y, self._tau, self._sigma = x, s, y, tau, sigma
+
+    def solve(self, max_steps: int, deadline: float = math.inf) -> _Found:
+        """Newton's method; converged when the equation holds to a thousandth of the move of y."""
+        y, at, smallest, since = self._y, self._at(self._y), math.inf, 0
+        for steps in range(max_steps + 1):
+            off, move = float(at.off.norm()), float((y - self._y).norm()) / self._sigma
+            since = 0 if off < smallest / 2 else since + 1
+            smallest = min(smallest, off)
+            converged = (steps > 0 and off <= 1e-3 * move) or off <= 1e-14
+            stopped = steps == max_steps or (since > STALLED and off < SMALL) or time.monotonic() > deadline
+            direction = None if converged or stopped else self._newton_direction(at)
+            if direction is None:
+                return _Found(at.x, at.s, y, steps, converged)
+            y, at = self._line_search(y, at, direction)
+        raise AssertionError("unreachable: the last step has no direction")
+
+    def _at(self, y: Tensor) -> _Values:
+        lp = self._program
+        x = self._x - self._tau * (lp.c - self._A.rmatvec(y))
+        s = self._s - self._tau * y
+        inside_x, inside_s = (x > lp.col_lower) & (x < lp.col_upper), (s > lp.row_lower) & (s < lp.row_upper)
+        x, s = x.clamp(lp.col_lower, lp.col_upper), s.clamp(lp.row_lower, lp.row_upper)
+        return _Values(x, s, inside_x, inside_s, self._A.matvec(x) - s + (y - self._y) / self._sigma)
+
+    def _newton_direction(self, at: _Values) -> Tensor | None:
+        direction = self._equations.solve(at.inside_x, at.inside_s, self._tau, self._sigma, -at.off)
+        return direction if direction is not None and bool(torch.isfinite(direction).all()) else None
+
+    def _line_search(self, y: Tensor, at: _Values, direction: Tensor) -> tuple[Tensor, _Values]:
+        """Bisection for a step whose slope is at most half of the first one, from the full step on."""
+        first, low, high, length = abs(float(at.off @ direction)), 0.0, 1.0, 1.0
+        ahead = self._at(y + direction)
+        for _ in range(HALVINGS):
+            slope = float(ahead.off @ direction)
+            if not slope > first / 2 and (length == 1 or not slope < -first / 2):
+                break
+            low, high = (low, length) if slope > 0 else (length, high)
+            length = (low + high) / 2
+            ahead = self._at(y + length * direction)
+        return y + length * direction, ahead
+
+
+def normal_matrix(matrix: Dense | Sparse, columns: Tensor) -> Float64[Tensor, "m m"]:
+    """``A P A^T`` for the columns that a mask marks."""
+    if isinstance(matrix, Dense):
+        kept = matrix.matrix[:, columns]
+        return kept @ kept.T
+    kept = matrix.matrix[:, np.flatnonzero(columns.cpu().numpy())]
+    return torch.from_numpy((kept @ kept.T).toarray()).to(columns.device)
+
+
+def _with_signs(y: Tensor, program: LinearProgram) -> Tensor:
+    """Without components against rows that have no bound on that side."""
+    y = torch.where(torch.isinf(program.row_upper), y.clamp(min=0), y)
+    return torch.where(torch.isinf(program.row_lower), y.clamp(max=0), y)

@@ -1,0 +1,187 @@
+"""Direction LPs: `InteriorPoint` against the best method of HiGHS, `PDLP` by size and along a path, memory by size.
+
+Ratios are of medians of interleaved solves in one run; both sides meet the same recomputed residuals. HiGHS gets the
+lifted form. A solve that misses the tolerance or the time limit counts as the limit.
+
+Example:
+    python benchmarks/direction_lps.py --sizes 1000 --dense 300 --repeats 3 --out runs/direction-lps
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from backends import PDLP, HiGHS, InteriorPoint
+from backends.memory import direction_lp_bytes, interior_point_bytes, pdlp_bytes
+from lift_core import LinearProgram, LPBackend, MatrixFree, solve_lp, solve_lps
+from lift_core.operators import DirectionMatrix
+from lift_core.records import write_atomically
+from lift_core.testing.families import dense_direction_lp, factored_direction_lp
+
+RANK, NUM_HYPER = 32, 12
+SLACKS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+MEMORY_SIZES = ((7_087_872, 64, 12), (124_439_808, 16, 12))
+
+Row = dict[str, object]
+
+
+def timed(lp: LinearProgram, backend: LPBackend, limit: float) -> tuple[float, int, str]:
+    began = time.perf_counter()
+    solution = solve_lp(lp, backend)
+    seconds = time.perf_counter() - began
+    return seconds if solution.status.ok else limit, solution.iterations, solution.status.name
+
+
+def against_highs(name: str, lp: LinearProgram, methods: list[str], repeats: int, limit: float) -> Row:
+    """Medians of `InteriorPoint` and of every method of HiGHS, interleaved; the best method makes the ratio."""
+    ours = InteriorPoint(rtol=1e-6, time_limit=limit)
+    peers = {method: HiGHS(method=method, rtol=1e-6, time_limit=limit, presolve="off") for method in methods}
+    seconds: dict[str, list[float]] = {"ours": [], **{method: [] for method in methods}}
+    iterations = 0
+    for _ in track(range(repeats), description=name):
+        spent, iterations, _ = timed(lp, ours, limit)
+        seconds["ours"].append(spent)
+        for method, peer in peers.items():
+            seconds[method].append(timed(lp, peer, limit)[0])
+    medians = {who: statistics.median(values) for who, values in seconds.items()}
+    best = min(methods, key=medians.__getitem__)
+    return {
+        "problem": name, "ours, s": medians["ours"], "iterations": iterations, "best of HiGHS": best,
+        "HiGHS, s": medians[best], "ratio": medians[best] / medians["ours"], "medians": medians,
+    }  # fmt: skip
+
+
+def first_order(sizes: list[int], limit: float) -> list[Row]:
+    """`PDLP` at 1e-4 on the factored family, single and along a path of six slacks."""
+    rows: list[Row] = []
+    for n in track(sizes, description="PDLP, factored"):
+        lp = factored_direction_lp(n, rank=RANK, num_hyper=NUM_HYPER, slack=1.0)
+        unit = float(lp.row_upper[0])
+        path = [_with_delta(lp, slack * unit) for slack in SLACKS]
+        backend = PDLP(rtol=1e-4, time_limit=limit)
+        singles = [timed(one, backend, limit) for one in path]
+        began = time.perf_counter()
+        together = list(solve_lps(path, backend))
+        spent = time.perf_counter() - began
+        rows.append(
+            {
+                "problem": f"factored, n = {n:,}",
+                "iterations": [single[1] for single in singles],
+                "single, s": statistics.median(single[0] for single in singles),
+                "path, s": spent,
+                "path / single": spent / statistics.median(single[0] for single in singles),
+                "solved": f"{sum(one.status.ok for one in together)} of {len(path)}",
+            }
+        )
+    return rows
+
+
+def probing(n: int, limit: float) -> Row:
+    """Iterations of r2HPDHG with products alone against those with entries, both without polishing."""
+    lp = dense_direction_lp(n, slack=1e-1)
+    assert isinstance(lp.A, DirectionMatrix)
+    hessian = lp.A.hessian
+    free = DirectionMatrix(lp.A.mixed, MatrixFree(n, hessian.matvec))
+    backend = PDLP(rtol=1e-4, algorithm="halpern", polish=False, time_limit=limit)
+    entries = solve_lp(lp, backend)
+    products = solve_lp(_with_matrix(lp, free), backend)
+    return {
+        "problem": f"products alone, n = {n:,}",
+        "by entries": entries.iterations,
+        "by probing": products.iterations,
+        "ratio": products.iterations / entries.iterations,
+        "status": f"{entries.status.name}, {products.status.name}",
+    }
+
+
+def memory() -> list[Row]:
+    return [
+        {
+            "n": n, "rank": rank, "hyperparameters": p, "program, GiB": direction_lp_bytes(n, rank, p) / 2**30,
+            "InteriorPoint, GiB": interior_point_bytes(n, rank, p, device="cuda") / 2**30,
+            "PDLP, GiB": pdlp_bytes(n, rank, p) / 2**30,
+        }
+        for n, rank, p in MEMORY_SIZES
+    ]  # fmt: skip
+
+
+def _with_delta(lp: LinearProgram, delta: float) -> LinearProgram:
+    return LinearProgram(
+        c=lp.c, A=lp.A, row_lower=-delta, row_upper=delta, col_lower=lp.col_lower, col_upper=lp.col_upper
+    )
+
+
+def _with_matrix(lp: LinearProgram, matrix: DirectionMatrix) -> LinearProgram:
+    return LinearProgram(
+        c=lp.c, A=matrix, row_lower=lp.row_lower, row_upper=lp.row_upper, col_lower=lp.col_lower, col_upper=lp.col_upper
+    )
+
+
+def show(title: str, rows: list[Row]) -> None:
+    table = Table(title=title)
+    columns = [key for key in rows[0] if key != "medians"] if rows else []
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        cells = (row[column] for column in columns)
+        table.add_row(*(f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells))
+    if rows:
+        Console(width=140).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="*", default=[10_000], help="factored, against HiGHS")
+    parser.add_argument("--dense", type=int, nargs="*", default=[1_000, 2_000], help="dense, against HiGHS")
+    parser.add_argument("--alone", type=int, nargs="*", default=[100_000, 1_000_000], help="factored, without HiGHS")
+    parser.add_argument("--first-order", type=int, nargs="*", default=[1_000, 10_000, 100_000], help="PDLP, factored")
+    parser.add_argument("--probing", type=int, nargs="*", default=[300], help="PDLP, products alone")
+    parser.add_argument("--methods", nargs="*", default=["simplex", "ipm"], help="of HiGHS")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds of one solve")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    load = os.getloadavg()[0]
+    compared = [
+        against_highs(f"{kind}, n = {n:,}", make(n), args.methods, args.repeats, args.limit)
+        for kind, make, sizes in (
+            ("factored", factored_direction_lp, args.sizes),
+            ("dense", dense_direction_lp, args.dense),
+        )
+        for n in sizes
+    ]
+    alone: list[Row] = []
+    for n in track(args.alone, description="InteriorPoint alone"):
+        seconds, iterations, status = timed(
+            factored_direction_lp(n), InteriorPoint(rtol=1e-6, time_limit=args.limit), args.limit
+        )
+        alone.append(
+            {"problem": f"factored, n = {n:,}", "ours, s": seconds, "iterations": iterations, "status": status}
+        )
+    found = {
+        "InteriorPoint against HiGHS, 1e-6": compared,
+        "InteriorPoint, 1e-6": alone,
+        "PDLP, 1e-4": first_order(args.first_order, args.limit),
+        "PDLP by products alone, 1e-4": [probing(n, args.limit) for n in args.probing],
+        "predicted memory": memory(),
+    }
+    for title, rows in found.items():
+        show(title, rows)
+    record = {"threads": args.threads, "load": load, **found}
+    write_atomically(args.out / "direction_lps.json", json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

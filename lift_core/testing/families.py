@@ -1,0 +1,54 @@
+"""Families of direction LPs for benchmarks: any size, with curvature as badly conditioned as asked."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from lift_core.direction import assemble_direction_lp, slack_unit
+from lift_core.lp import LinearProgram
+from lift_core.operators import Dense, GroupColumns, LinearOperator, LowRankPlusDiagonal
+
+
+def factored_direction_lp(
+    n: int, *, rank: int = 32, num_hyper: int = 12, slack: float = 1e-2, condition: float = 1e4, seed: int = 0
+) -> LinearProgram:
+    """``H = diag(d) + V C V^T`` with d in [0.1, 10] and eigenvalues from 0.1 to about ``condition / 10``; unit boxes.
+
+    >>> factored_direction_lp(100, rank=4, num_hyper=2).A.shape
+    (100, 102)
+    """
+    generator = torch.Generator().manual_seed(seed)
+    diagonal = 10 ** (2 * torch.rand(n, generator=generator, dtype=torch.float64) - 1)
+    factor = _normal(generator, n, rank).div_(math.sqrt(n))
+    core = torch.logspace(0, math.log10(condition / 10), rank, dtype=torch.float64)
+    return _assemble(LowRankPlusDiagonal(diagonal=diagonal, factor=factor, core=core), num_hyper, slack, generator)
+
+
+def dense_direction_lp(
+    n: int, *, num_hyper: int = 12, slack: float = 1e-2, condition: float = 1e4, seed: int = 0
+) -> LinearProgram:
+    """``H = D^1/2 Q diag(l) Q^T D^1/2`` with a random rotation Q, l from 1 down to 1 / condition and D in [0.1, 10]."""
+    generator = torch.Generator().manual_seed(seed)
+    rotation = torch.linalg.qr(_normal(generator, n, n))[0]
+    spectrum = torch.logspace(0, -math.log10(condition), n, dtype=torch.float64)
+    root = 10 ** (torch.rand(n, generator=generator, dtype=torch.float64) - 0.5)
+    matrix = root[:, None] * ((rotation * spectrum) @ rotation.T) * root
+    return _assemble(Dense((matrix + matrix.T) / 2), num_hyper, slack, generator)
+
+
+def _assemble(hessian: LinearOperator, num_hyper: int, slack: float, generator: torch.Generator) -> LinearProgram:
+    n = hessian.shape[0]
+    mixed, gradient = _normal(generator, n), _normal(generator, n)
+    return assemble_direction_lp(
+        grad_hyper=torch.zeros(num_hyper, dtype=torch.float64),
+        grad_weights=gradient,
+        hessian=hessian,
+        mixed=GroupColumns(mixed, torch.arange(n) % max(num_hyper, 1), num_groups=num_hyper),
+        delta=slack * slack_unit(hessian, gradient, torch.ones_like(gradient)),
+    )
+
+
+def _normal(generator: torch.Generator, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)

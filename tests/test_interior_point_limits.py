@@ -1,0 +1,160 @@
+"""The interior-point method: limits, mistakes, warm starts and memory."""
+
+import math
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor
+
+from backends.interior_point import InteriorPoint
+from backends.memory import direction_lp_bytes, interior_point_bytes, pdlp_bytes
+from lift_core.lp import LinearProgram, LPStart, LPStatus, solve_lp
+from lift_core.operators import Dense, DirectionMatrix, MatrixFree
+from lift_core.testing import known_direction_lp
+from lift_core.testing.families import factored_direction_lp
+from lift_core.testing.known import Curvature
+from tests.interior_point_cases import TIGHT, direction_program, factored, normal
+
+INF = math.inf
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [({"max_iterations": 2}, LPStatus.ITERATION_LIMIT), ({"time_limit": 1e-9}, LPStatus.TIME_LIMIT)],
+)
+def test_limits_give_an_honest_status_and_a_point(options: dict[str, float], status: LPStatus) -> None:
+    known = known_direction_lp(30, 3, seed=2)
+    solution = solve_lp(known.lp, InteriorPoint(**options))  # pyright: ignore[reportArgumentType]
+    assert solution.status is status
+    assert solution.kkt.worst < INF
+    assert torch.isfinite(solution.x).all()
+    assert torch.isfinite(solution.y).all()
+    assert (solution.x.abs() <= 1).all()
+
+
+@pytest.mark.parametrize("size", [1e-250, 1e150, 1e300])
+def test_absurd_numbers_never_give_nan(size: float) -> None:
+    lp = LinearProgram(
+        c=[size, -size, 1.0], A=[[size, 1.0, 0.0], [1.0, 0.0, size]], row_lower=-size, row_upper=1.0, col_lower=0.0
+    )
+    answer = InteriorPoint().solve(lp)
+    for part in (answer.x, answer.y):
+        assert part is None or torch.isfinite(part).all()
+
+
+def test_interrupt_reaches_the_caller() -> None:
+    products = 0
+
+    def matvec(x: Tensor) -> Tensor:
+        nonlocal products
+        products += 1
+        if products > 12:
+            raise KeyboardInterrupt
+        return 2 * x
+
+    with pytest.raises(KeyboardInterrupt):
+        solve_lp(
+            LinearProgram(c=normal(4), A=MatrixFree(4, matvec), row_lower=-1.0, row_upper=1.0, col_lower=-1.0), TIGHT
+        )
+
+
+def test_large_matrix_free_hessians_are_refused_with_advice() -> None:
+    n = 20_000
+    matrix = DirectionMatrix(Dense(torch.zeros(n, 0).double()), MatrixFree(n, lambda x: x))
+    with pytest.raises(ValueError, match="PDLP"):
+        solve_lp(direction_program(matrix, 0.1), InteriorPoint())
+
+
+def test_max_iterations_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="max_iterations"):
+        InteriorPoint(max_iterations=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("curvature", ["indefinite", "low rank"])
+def test_on_a_gpu(curvature: Curvature) -> None:
+    known = known_direction_lp(200, 5, curvature=curvature, seed=1)
+    solution = solve_lp(known.lp, InteriorPoint(device="cuda"))
+    assert solution.status is LPStatus.OPTIMAL
+    assert solution.objective == pytest.approx(known.objective, abs=known.objective_tolerance(1e-8))
+
+
+# Warm starts
+
+
+@pytest.mark.parametrize("change", [0.7, 1.0, 1.4])
+def test_a_neighbouring_delta_saves_iterations(change: float) -> None:
+    lp = direction_program(DirectionMatrix(Dense(normal(300, 3)), factored(300, 4)), 0.1)
+    solved = solve_lp(lp, TIGHT)
+    near = LinearProgram(
+        c=lp.c, A=lp.A, row_lower=change * lp.row_lower, row_upper=change * lp.row_upper, col_lower=-1.0, col_upper=1.0
+    )
+    cold, warm = solve_lp(near, TIGHT), solve_lp(near, TIGHT, start=LPStart(solved.x, solved.y))
+    assert cold.status is warm.status is LPStatus.OPTIMAL
+    assert warm.objective == pytest.approx(cold.objective, rel=1e-6)
+    assert warm.iterations <= (0 if change == 1.0 else cold.iterations)
+
+
+# Memory
+
+
+def test_too_little_memory_is_refused_before_the_start() -> None:
+    lp = direction_program(DirectionMatrix(Dense(normal(50, 3)), factored(50, 2)), 0.1)
+    needed = interior_point_bytes(50, 2, 3)
+    message = (
+        f"memory_limit: a program of shape (50, 53) needs about {needed:,} bytes of working memory on cpu, but 1,000"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        solve_lp(lp, InteriorPoint(memory_limit=1_000))
+    assert solve_lp(lp, InteriorPoint(memory_limit=needed)).status is LPStatus.OPTIMAL
+    with pytest.raises(ValueError, match="memory_limit: expected a positive number of bytes, got 0"):
+        InteriorPoint(memory_limit=0)
+
+
+MEASURE = """
+import sys, threading, torch
+from backends import PDLP, InteriorPoint
+from lift_core.testing.families import factored_direction_lp
+torch.set_num_threads(1)
+first = sys.argv[1] == "interior point"
+backend = InteriorPoint(max_iterations=2) if first else PDLP(max_iterations=81, time_limit=6.0)
+backend.solve(factored_direction_lp(300, rank=8, num_hyper=4))
+lp = factored_direction_lp(100_000, rank=8, num_hyper=4)
+resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
+before, peak, done = resident(), [0], threading.Event()
+def watch():
+    while not done.wait(0.001):
+        peak[0] = max(peak[0], resident())
+thread = threading.Thread(target=watch)
+thread.start()
+backend.solve(lp)
+done.set()
+thread.join()
+print(peak[0] - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("who", ["interior point", "pdlp"])
+def test_predicted_memory_is_what_a_process_takes(who: str) -> None:
+    done = subprocess.run([sys.executable, "-c", MEASURE, who], capture_output=True, text=True, check=True)
+    predicted = (interior_point_bytes if who == "interior point" else pdlp_bytes)(100_000, 8, 4)
+    assert 0.4 * predicted <= int(done.stdout) <= 1.1 * predicted
+
+
+def test_predicted_memory_of_a_program_is_what_its_arrays_take() -> None:
+    lp = factored_direction_lp(1_000, rank=8, num_hyper=4)
+    assert isinstance(lp.A, DirectionMatrix)
+    arrays = (lp.c, lp.row_lower, lp.row_upper, lp.col_lower, lp.col_upper, lp.A.hessian.factor, lp.A.hessian.diagonal)
+    held = sum(array.nbytes for array in (*arrays, lp.A.mixed.values, lp.A.mixed.group_of, lp.A.mixed._column))
+    assert held == pytest.approx(direction_lp_bytes(1_000, 8, 4), rel=0.02)
+
+
+def test_memory_of_gpt2_fits_one_device() -> None:
+    assert direction_lp_bytes(7_087_872, 64, 12) + interior_point_bytes(7_087_872, 64, 12, device="cuda") < 16 * 2**30
+    whole = direction_lp_bytes(124_439_808, 16, 12) + interior_point_bytes(124_439_808, 16, 12, device="cuda")
+    assert whole < 139 * 2**30

@@ -1,0 +1,182 @@
+"""PDLP: programs that share A side by side, polishing, logs, weights, and a callback that stops a solve."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+
+import pytest
+import scipy.sparse as sp
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from backends import HiGHS
+from backends.pdlp import PDLP
+from backends.pdlp.iteration import Check
+from backends.pdlp.polish import EntryEquations, Equations, FactoredEquations, ProximalPoint, normal_matrix
+from lift_core.lp import LinearProgram, LPStart, LPStatus, solve_lp, solve_lps
+from lift_core.operators import Dense, MatrixFree, Sparse
+from lift_core.testing import known_lp
+from lift_core.testing.families import dense_direction_lp, factored_direction_lp
+from tests.test_pdlp import direction_program, product_only, randn, with_matrix
+
+
+def with_slack(lp: LinearProgram, factor: float, *, cost: Tensor | None = None) -> LinearProgram:
+    rows = {"row_lower": factor * lp.row_lower, "row_upper": factor * lp.row_upper}
+    return LinearProgram(
+        c=lp.c if cost is None else cost, A=lp.A, col_lower=lp.col_lower, col_upper=lp.col_upper, **rows
+    )
+
+
+@pytest.mark.parametrize("algorithm", ["halpern", "douglas_rachford"])
+@pytest.mark.parametrize("kind", ["low rank", "indefinite"])
+@pytest.mark.parametrize("polish", [False, True])
+def test_a_batch_gives_the_answers_of_single_solves(algorithm: str, kind: str, polish: bool) -> None:
+    lp = direction_program(kind, n=25, p=3, rho=0.1, seed=4)
+    lps = [with_slack(lp, factor) for factor in (1.0, 0.1, 3.0)] + [with_slack(lp, 1.0, cost=randn(28, seed=7))]
+    backend = PDLP(algorithm=algorithm, rtol=1e-5, polish=polish, max_iterations=200_000)
+    for one, together in zip((solve_lp(lp, backend) for lp in lps), solve_lps(lps, backend), strict=True):
+        assert one.status is together.status is LPStatus.OPTIMAL
+        assert together.objective == pytest.approx(one.objective, rel=1e-4, abs=1e-4)
+
+
+def test_a_batch_costs_two_block_products_an_iteration() -> None:
+    class Blocks(Dense):
+        calls = 0
+
+        def matmat(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return super().matmat(x)
+
+        def rmatmat(self, y: Tensor) -> Tensor:
+            self.calls += 1
+            return super().rmatmat(y)
+
+    class Free(MatrixFree):
+        def matmat(self, x: Tensor) -> Tensor:
+            return matrix.matmat(x)
+
+        def rmatmat(self, y: Tensor) -> Tensor:
+            return matrix.rmatmat(y)
+
+    matrix = Blocks(randn(20, 30))
+    free = Free((20, 30), matrix.matvec, matrix.rmatvec)
+    lps = [
+        LinearProgram(c=randn(30, seed=seed), A=free, row_lower=-1.0, row_upper=1.0, col_lower=-1.0, col_upper=1.0)
+        for seed in range(3)
+    ]
+
+    def calls(iterations: int) -> int:
+        matrix.calls = 0
+        list(PDLP(rtol=1e-14, max_iterations=iterations).solve_sequence(lps))
+        return matrix.calls
+
+    assert calls(150) - calls(50) == 200
+
+
+def test_statuses_of_a_batch_are_those_of_its_programs() -> None:
+    """One is solved, one infeasible, one unbounded; each in its place."""
+    matrix, inf = Dense([[1.0, 1.0]]), float("inf")
+    lps = [
+        LinearProgram(c=[1.0, 2.0], A=matrix, row_lower=1.0, row_upper=1.0, col_lower=0.0),
+        LinearProgram(c=[1.0, 2.0], A=matrix, row_lower=3.0, col_lower=0.0, col_upper=1.0),
+        LinearProgram(c=[-1.0, 0.0], A=matrix, row_lower=0.0, row_upper=inf, col_lower=0.0),
+    ]
+    statuses = [solution.status for solution in solve_lps(lps, PDLP(algorithm="halpern"))]
+    assert statuses == [LPStatus.OPTIMAL, LPStatus.INFEASIBLE, LPStatus.UNBOUNDED]
+
+
+# -- polishing ---------------------------------------------------------------------------------------------------------
+
+
+@given(seed=st.integers(0, 2**20), tau=st.sampled_from([1e-2, 1.0, 1e3]), sparse=st.booleans())
+def test_entries_solve_the_equations_of_a_proximal_point(seed: int, tau: float, sparse: bool) -> None:
+    dense = randn(6, 9, seed=seed)
+    matrix = Sparse(sp.csr_array(dense.numpy())) if sparse else Dense(dense)
+    inside_x, inside_s, right = randn(9, seed=seed + 1) > 0, randn(6, seed=seed + 2) > 0, randn(6, seed=seed + 3)
+    found = EntryEquations(matrix).solve(inside_x, inside_s, tau, 2.0, right)
+    explicit = tau * (dense * inside_x) @ dense.T + torch.diag(tau * inside_s + 0.5)
+    torch.testing.assert_close(normal_matrix(matrix, inside_x), (dense * inside_x) @ dense.T)
+    torch.testing.assert_close(found, torch.linalg.solve(explicit, right), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("factored", [False, True])
+def test_a_proximal_point_solves_its_equation(factored: bool) -> None:
+    lp = factored_direction_lp(60, rank=2, num_hyper=1)
+    equations: Equations = (
+        FactoredEquations(lp, lp.A) if factored else EntryEquations(Dense(lp.A.to_dense()))  # pyright: ignore
+    )
+    x, y = randn(61).clamp(-1, 1), randn(60, seed=1)
+    s = lp.A.matvec(x).clamp(lp.row_lower, lp.row_upper)
+    found = ProximalPoint(lp, equations, x, s, y, tau=0.3, sigma=0.2).solve(50)
+    assert found.converged
+    torch.testing.assert_close(found.x, (x - 0.3 * (lp.c - lp.A.rmatvec(found.y))).clamp(lp.col_lower, lp.col_upper))
+    torch.testing.assert_close(found.s, (s - 0.3 * found.y).clamp(lp.row_lower, lp.row_upper))
+    off = lp.A.matvec(found.x) - found.s + (found.y - y) / 0.2
+    assert float(off.norm()) <= 1e-2 * float((found.y - y).norm()) / 0.2
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_polishing_saves_iterations_where_accuracy_is_high(sparse: bool) -> None:
+    matrix = randn(40, 60) * torch.logspace(-2, 2, 60).double()
+    known = known_lp(matrix, ["at lower", "inside", "fixed", "at upper"] * 10, ["inside", "at upper", "at lower"] * 20)
+    lp = with_matrix(known.lp, Sparse(sp.csr_array(matrix.numpy()))) if sparse else known.lp
+    backend = PDLP(rtol=1e-9, max_iterations=50_000)
+    polished, plain = solve_lp(lp, backend), solve_lp(lp, dataclasses.replace(backend, polish=False))
+    assert polished.status is LPStatus.OPTIMAL
+    assert polished.objective == pytest.approx(known.objective, abs=known.objective_tolerance(1e-9))
+    assert polished.iterations < plain.iterations
+
+
+@pytest.mark.parametrize("slack", [0.0, 1e-3, 1e-1])
+def test_factored_directions_take_few_iterations(slack: float) -> None:
+    lp = factored_direction_lp(1_000, slack=slack)
+    solution = solve_lp(lp, PDLP(rtol=1e-4))
+    reference = solve_lp(lp, HiGHS(method="ipm", rtol=1e-6))
+    assert solution.status is LPStatus.OPTIMAL
+    assert solution.iterations <= 300
+    assert solution.objective == pytest.approx(reference.objective, rel=2e-4)
+
+
+def test_probing_is_as_good_as_reading_entries() -> None:
+    lp = dense_direction_lp(80, num_hyper=4, slack=0.1)
+    backend = PDLP(algorithm="halpern", polish=False)
+    entries, products = solve_lp(lp, backend), solve_lp(with_matrix(lp, product_only(lp.A)), backend)
+    assert entries.status is products.status is LPStatus.OPTIMAL
+    assert products.iterations <= 1.5 * entries.iterations
+
+
+# -- logs, weights, callbacks ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("algorithm", ["halpern", "douglas_rachford"])
+def test_every_check_is_logged(algorithm: str) -> None:
+    log: list[Check] = []
+    lp = direction_program("indefinite", n=20, p=2, rho=0.1, seed=3)
+    solution = solve_lp(lp, PDLP(algorithm=algorithm, check_interval=10, polish=False, callback=log.append))
+    assert [check.iterations for check in log] == list(range(10, solution.iterations + 1, 10))
+    assert log[-1].objective == pytest.approx(solution.objective, rel=1e-3)
+    assert max(log[-1].primal, log[-1].dual, log[-1].gap) <= 1e-4
+    assert all(later.seconds >= earlier.seconds for earlier, later in itertools.pairwise(log))
+    assert all(check.weight > 0 for check in log)
+
+
+@pytest.mark.parametrize("algorithm", ["halpern", "douglas_rachford"])
+def test_a_callback_stops_a_solve_with_a_valid_bound(algorithm: str) -> None:
+    lp = direction_program("indefinite", n=20, p=2, rho=0.1, seed=3)
+    reference = solve_lp(lp, HiGHS(method="simplex", rtol=1e-7)).objective
+    stopped = solve_lp(lp, PDLP(algorithm=algorithm, rtol=1e-9, callback=lambda check: check.iterations >= 80))
+    assert (stopped.status, stopped.iterations) == (LPStatus.INTERRUPTED, 80)
+    assert stopped.bound <= reference + 1e-9
+
+
+def test_the_weight_of_a_start_is_used() -> None:
+    lp = direction_program("indefinite", n=20, p=2, rho=0.1, seed=3)
+    log: list[Check] = []
+    backend = PDLP(algorithm="halpern", max_iterations=40, polish=False, callback=log.append)
+    solve_lp(lp, backend, start=LPStart(torch.zeros(22).double(), torch.zeros(20).double(), weight=7.0))
+    assert log[0].weight == 7.0
+    with pytest.raises(ValueError, match="expected a positive weight or None, got -1"):
+        solve_lp(lp, backend, start=LPStart(torch.zeros(22).double(), torch.zeros(20).double(), weight=-1.0))
