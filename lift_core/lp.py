@@ -57,6 +57,8 @@ class LinearProgram:
         row_lower, row_upper: shape (m,) or one number; -inf / +inf where there is no bound.
         col_lower, col_upper: shape (n,) or one number; default: free.
         offset: constant added to the objective.
+        integrality: which variables must be whole numbers, shape (n,); None for none. Only backends whose
+            ``takes_integers`` is true solve such programs.
 
     Raises:
         ValueError: wrong shapes, NaN anywhere, inf in ``c`` or ``A``, a lower bound above its upper bound or of +inf.
@@ -76,6 +78,7 @@ class LinearProgram:
         col_lower: Vector = -math.inf,
         col_upper: Vector = math.inf,
         offset: float = 0.0,
+        integrality: Tensor | np.ndarray | list[bool] | None = None,
     ) -> None:
         self.A: LinearOperator = as_operator(A)
         m, n = self.A.shape
@@ -90,6 +93,9 @@ class LinearProgram:
         self.offset = float(offset)
         if not math.isfinite(self.offset):
             raise ValueError(f"offset: expected a finite number, got {offset}")
+        self.integrality = None if integrality is None else torch.as_tensor(integrality, dtype=torch.bool)
+        if self.integrality is not None and self.integrality.shape != (n,):
+            raise ValueError(f"integrality: expected shape ({n},), got {tuple(self.integrality.shape)}")
 
     @property
     def num_rows(self) -> int:
@@ -122,7 +128,10 @@ class LinearProgram:
             (self.col_upper, free),
         ]
         c, row_lower, row_upper, col_lower, col_upper = (np.concatenate([v.cpu().numpy(), extra]) for v, extra in pairs)
-        return ExplicitLP(c, sp.csr_matrix(matrix), row_lower, row_upper, col_lower, col_upper, self.offset)
+        whole = None
+        if self.integrality is not None:
+            whole = np.concatenate([self.integrality.cpu().numpy(), np.zeros(k, dtype=bool)])
+        return ExplicitLP(c, sp.csr_matrix(matrix), row_lower, row_upper, col_lower, col_upper, self.offset, whole)
 
     def _vector(self, name: str, value: Vector, size: int) -> Tensor:
         vector = torch.as_tensor(value, dtype=torch.float64, device=self.A.device)
@@ -159,6 +168,7 @@ class ExplicitLP(NamedTuple):
     col_lower: np.ndarray
     col_upper: np.ndarray
     offset: float
+    integrality: np.ndarray | None = None
 
 
 class LPStart(NamedTuple):
@@ -188,9 +198,11 @@ class LPBackend(ABC):
     Attributes:
         rtol: relative KKT tolerance that an answer is asked to meet, and judged by.
         time_limit: seconds, on a monotonic clock.
+        takes_integers: whether it solves programs with `LinearProgram.integrality`.
     """
 
     name: ClassVar[str]
+    takes_integers: ClassVar[bool] = False
     rtol: float = 1e-6
     time_limit: float = math.inf
 
@@ -262,10 +274,13 @@ def solve_lp(lp: LinearProgram, backend: LPBackend, *, start: LPStart | None = N
     """Solve ``lp`` with ``backend`` and judge the answer.
 
     The status is `OPTIMAL` exactly when the recomputed residuals meet ``backend.rtol``, whatever the solver said; a
-    claim of optimality that misses them becomes `INACCURATE`.
+    claim of optimality that misses them becomes `INACCURATE`. An integer program has no dual point: there the solver's
+    word is taken for optimality, once x is feasible and whole up to ``backend.rtol``; dual residual and gap read 0, and
+    no bound is proved.
 
     Raises:
-        ValueError: if products with A are not finite or have the wrong shape.
+        ValueError: if the program has integers and the backend does not take them, or if products with A are not finite
+            or have the wrong shape.
 
     >>> from backends import HiGHS
     >>> lp = LinearProgram(c=[1.0, 1.0], A=[[1.0, 2.0]], row_lower=2.0, col_lower=0.0)
@@ -282,6 +297,8 @@ def solve_lps(
     programs = list(lps)
     for lp in programs:
         _check_products(lp.A)
+        if lp.integrality is not None and not backend.takes_integers:
+            raise ValueError(f"backend: expected one that takes integer programs (HiGHS, Pyomo), got {backend.name!r}")
     answers = (backend.solve(lp, start) for lp in programs) if len(programs) == 1 else backend.solve_sequence(programs)
     answers = iter(answers)
     for lp in programs:
@@ -300,6 +317,10 @@ def judge(lp: LinearProgram, answer: BackendAnswer, backend: LPBackend, seconds:
     objective, bound, kkt = math.nan, -math.inf, KKTResiduals(math.inf, math.inf, math.inf)
     if status in (LPStatus.INFEASIBLE, LPStatus.UNBOUNDED):
         certified = proves_infeasible(lp, y) if status is LPStatus.INFEASIBLE else proves_unbounded(lp, x)
+    elif lp.integrality is not None:
+        objective, kkt = _integer_residuals(lp, x)
+        if status is LPStatus.OPTIMAL and not kkt.worst <= backend.rtol:
+            status = LPStatus.INACCURATE if math.isfinite(objective) else LPStatus.NUMERICAL_ERROR
     elif torch.isfinite(x).all() and torch.isfinite(y).all():
         objective, bound, kkt = kkt_residuals(lp, x, y)
         if kkt.worst <= backend.rtol:
@@ -328,6 +349,15 @@ def kkt_residuals(lp: LinearProgram, x: Tensor, y: Tensor) -> tuple[float, float
         gap=abs(primal_objective - dual_objective) / (1 + abs(primal_objective) + abs(dual_objective)),
     )
     return primal_objective, dual_objective if dual_residual == 0 else -math.inf, kkt
+
+
+def _integer_residuals(lp: LinearProgram, x: Tensor) -> tuple[float, KKTResiduals]:
+    """Objective and primal residual of an integer program, distances to whole numbers included."""
+    if not torch.isfinite(x).all():
+        return math.nan, KKTResiduals(math.inf, math.inf, math.inf)
+    objective, _, kkt = kkt_residuals(lp, x, torch.zeros_like(lp.row_lower))
+    off_whole = torch.where(lp.integrality, x - x.round(), 0.0) if lp.integrality is not None else x - x
+    return objective, KKTResiduals(math.hypot(kkt.primal, float(off_whole.norm())), 0.0, 0.0)
 
 
 def proves_infeasible(lp: LinearProgram, ray: Tensor, rtol: float = 1e-6) -> bool:

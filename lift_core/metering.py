@@ -66,13 +66,16 @@ class Metered(BilevelProblem):
     def training_loss(self, hyper: Tensor, weights: Tensor, batch: Batch) -> Tensor:
         return self.inner.training_loss(hyper, weights, batch)
 
+    def group_label(self, tensor: str, by: str) -> str:
+        return self.inner.group_label(tensor, by)
+
     def loss(self, point: Point, split: Split) -> float:
         self._spend(Cost(evaluations=self._share(self.batches(split))))
         return self.inner.loss(point, split)
 
-    def lower_loss(self, point: Point) -> float:
-        self._spend(Cost(evaluations=1.0))
-        return self.inner.lower_loss(point)
+    def lower_loss(self, point: Point, batches: Sequence[Batch] | None = None) -> float:
+        self._spend(Cost(evaluations=1.0 if batches is None else self._share(batches)))
+        return self.inner.lower_loss(point, batches)
 
     def upper_gradient(self, point: Point, split: Split = "direction") -> tuple[Tensor, Tensor]:
         self._spend(Cost(gradients=self._share(self.batches(split))))
@@ -99,7 +102,11 @@ class Metered(BilevelProblem):
             self._spend(Cost(hvps=share))
             return operator.matvec(vector)
 
-        return MatrixFree(operator.shape, matvec, device=operator.device)
+        def matmat(vectors: Tensor) -> Tensor:
+            self._spend(Cost(hvps=share * vectors.shape[1]))
+            return operator.matmat(vectors)
+
+        return MatrixFree(operator.shape, matvec, matmat=matmat, device=operator.device)
 
     def _share(self, batches: Sequence[Batch]) -> float:
         return sum(self.batch_size(batch) for batch in batches) / self._pass

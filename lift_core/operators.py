@@ -243,6 +243,7 @@ class MatrixFree(LinearOperator):
         shape: ``n`` for a square operator, or ``(m, n)``.
         matvec: maps a vector of length n to one of length m.
         rmatvec: maps m to n; by default the operator is symmetric.
+        matmat: maps n x k to m x k; by default column by column.
 
     >>> MatrixFree(2, lambda x: 2 * x).matvec(torch.ones(2, dtype=torch.float64)).tolist()
     [2.0, 2.0]
@@ -254,6 +255,7 @@ class MatrixFree(LinearOperator):
         matvec: Callable[[Tensor], Tensor],
         rmatvec: Callable[[Tensor], Tensor] | None = None,
         *,
+        matmat: Callable[[Tensor], Tensor] | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         self.shape = (shape, shape) if isinstance(shape, int) else shape
@@ -262,9 +264,13 @@ class MatrixFree(LinearOperator):
         self.device = torch.device(device)
         self._matvec = matvec
         self._rmatvec = rmatvec or matvec
+        self._matmat = matmat
 
     def matvec(self, x: Tensor) -> Tensor:
         return self._matvec(x)
+
+    def matmat(self, x: Tensor) -> Tensor:
+        return super().matmat(x) if self._matmat is None or not x.shape[1] else self._matmat(x)
 
     def rmatvec(self, y: Tensor) -> Tensor:
         return self._rmatvec(y)

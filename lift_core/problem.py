@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from jaxtyping import Float64
 from torch import Tensor
-from torch.func import grad, jacfwd, jvp, vjp
+from torch.func import grad, jacfwd, jvp, vjp, vmap
 
 from lift_core.operators import Dense, LinearOperator, MatrixFree
 from lift_core.regularizers import Regularizer
@@ -29,6 +29,9 @@ Batch = Any
 """Whatever a problem's own losses take; the core only passes it on."""
 
 T = TypeVar("T")
+
+_AT_ONCE = 16
+"""Vectors that a Hessian multiplies together: more gain nothing on a CPU and cost memory."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,21 @@ class BilevelProblem(ABC):
         """What tells this problem from another: a checkpoint is only resumed on the problem it was written for."""
         return f"{self.name}: {len(self.hyper_names)} hyperparameters, groups {dict(self.groups)}"
 
+    def group_label(self, tensor: str, by: str) -> str:
+        """The group of a tensor (a key of ``groups``) under a way of grouping; here ``"tensor"`` is the only one.
+
+        Raises:
+            ValueError: if the problem does not know the way.
+        """
+        if by != "tensor":
+            raise ValueError(f"by: {type(self).__name__} groups its weights by 'tensor' only, got {by!r}")
+        return tensor
+
+    def tuned(self, tensors: Sequence[str]) -> BilevelProblem | None:
+        """The same problem with some tensors as its only weights, where it has a cheaper form for that than a mask."""
+        del tensors
+        return None
+
     def metric(self, loss: float) -> float:
         """The loss in the unit that tables show, called `metric_name` there; lower is better."""
         return loss
@@ -131,12 +149,11 @@ class BilevelProblem(ABC):
                 )
             )
 
-    def lower_loss(self, point: Point) -> float:
-        """``f(λ, θ)`` over the training split."""
+    def lower_loss(self, point: Point, batches: Sequence[Batch] | None = None) -> float:
+        """``f(λ, θ)`` over the training split, or over the given batches."""
+        chosen = self.batches("train") if batches is None else batches
         with torch.no_grad():
-            data = self._mean(
-                lambda batch: self.training_loss(point.hyper, point.weights, batch).double(), self.batches("train")
-            )
+            data = self._mean(lambda batch: self.training_loss(point.hyper, point.weights, batch).double(), chosen)
         penalty = 0.0 if self.regularizer is None else self.regularizer.value(point.hyper, point.weights)
         return float(data + penalty)
 
@@ -154,9 +171,9 @@ class BilevelProblem(ABC):
         chosen = self.batches("train") if batches is None else batches
         return self._mean(lambda batch: one(point.hyper, point.weights, batch).detach(), chosen)
 
-    def lower_gradient(self, point: Point) -> Float64[Tensor, " n"]:
-        """``r = ∇_θ f`` over the training split."""
-        data = self.training_gradient(point)
+    def lower_gradient(self, point: Point, batches: Sequence[Batch] | None = None) -> Float64[Tensor, " n"]:
+        """``r = ∇_θ f`` over the training split, or over the given batches."""
+        data = self.training_gradient(point, batches)
         return data if self.regularizer is None else data + self.regularizer.gradient(point.hyper, point.weights)
 
     def mixed(self, point: Point) -> LinearOperator:
@@ -183,7 +200,7 @@ class BilevelProblem(ABC):
         gradient = grad(self.training_loss, argnums=1)
         # the default argument lets each closure keep its own batch
         products = [_hessian_product(lambda w, b=batch: gradient(point.hyper, w, b), point.weights) for batch in chosen]
-        return self._mean_operator(products, chosen, point.weights)
+        return self._mean_operator(products, chosen, point.weights, at_once=_AT_ONCE)
 
     def training_gauss_newton(self, point: Point, batches: Sequence[Batch] | None = None) -> LinearOperator:
         """``Jac^T (∇² output_loss) Jac`` over the outputs: the positive semi-definite part of the Hessian."""
@@ -217,8 +234,14 @@ class BilevelProblem(ABC):
         return total / count
 
     def _mean_operator(
-        self, products: Sequence[Callable[[Tensor], Tensor]], batches: Sequence[Batch], like: Tensor
+        self,
+        products: Sequence[Callable[[Tensor], Tensor]],
+        batches: Sequence[Batch],
+        like: Tensor,
+        *,
+        at_once: int = 0,
     ) -> MatrixFree:
+        """The mean of products; those with many vectors are formed ``at_once`` at a time, one by one if that is 0."""
         sizes = [self.batch_size(batch) for batch in batches]
 
         def matvec(vector: Tensor) -> Tensor:
@@ -227,7 +250,8 @@ class BilevelProblem(ABC):
                 total += size / sum(sizes) * product(vector).detach()
             return total
 
-        return MatrixFree(len(like), matvec, device=like.device)
+        matmat = vmap(matvec, in_dims=1, out_dims=1, chunk_size=at_once) if at_once else None
+        return MatrixFree(len(like), matvec, matmat=matmat, device=like.device)
 
 
 def _hessian_product(gradient: Callable[[Tensor], Tensor], at: Tensor) -> Callable[[Tensor], Tensor]:
