@@ -353,7 +353,7 @@ def test_a_group_that_holds_other_tensors_too_is_no_bitfit() -> None:
         (lambda: _estimate(torch.ones(3)), "probe: expected a point and a step of 6 weights"),
         (lambda: _estimate(torch.full((6,), math.nan)), "NaN or inf"),
         (lambda: _estimate(torch.ones(6), []), "at least one batch"),
-        (lambda: _score(NamedTensors(patterns=("*nothing*",))), "no tensor of quadratic fits"),
+        (lambda: _score(NamedTensors(patterns=("*nothing*",))), "no tensor fits"),
         (lambda: _score(GradientNorm(num_batches=0)), "num_batches: expected at least 1, got 0"),
     ],
 )

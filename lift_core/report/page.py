@@ -31,13 +31,30 @@ def render_report(document: Document) -> str:
         document: see `lift_core.report.report_document`.
     """
     title = f"LiFT on {document['problem']['name']}"
-    body = "\n".join(_body(document, title))
+    return page(title, "\n".join(_body(document, title)) + embedded(document))
+
+
+def page(title: str, body: str) -> str:
+    """A page in the house's style around its body, which is HTML."""
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n{body}\n"
-        f'<script type="application/json" id="lift-result">{_embedded(document)}</script>\n</main></body></html>\n'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n{body}</main></body></html>\n"
     )
+
+
+def embedded(document: Document) -> str:
+    """The document as a script element of plain data, which it cannot close."""
+    text = json.dumps(document, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return f'\n<script type="application/json" id="lift-result">{text}</script>\n'
+
+
+def figure_block(title: str, svg: str, caption: str, *, wide: bool = False) -> str:
+    """A plot with its heading and caption."""
+    classes = ' class="wide"' if wide else ""
+    note = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
+    return f"<figure{classes}><h3>{html.escape(title)}</h3>{svg}{note}</figure>"
 
 
 def _body(document: Document, title: str) -> Iterator[str]:
@@ -109,10 +126,10 @@ def _card(name: str, value_html: str, note: str, note_class: str = "muted") -> s
 def _overview_plots(document: Document) -> Iterator[str]:
     overview = methods_plot(document["methods"], document["problem"]["metric_name"])
     caption = "Dashed: before the search. The test split was read once, after every choice was made."
-    plots = [_figure("Validation and test", overview, caption)]
+    plots = [figure_block("Validation and test", overview, caption)]
     if document["warmup"] or training_curves(document):
         caption = "Every control that trains stops early on the selection split; the line is where LiFT ends."
-        plots.append(_figure("Training", training_plot(document), caption))
+        plots.append(figure_block("Training", training_plot(document), caption))
     yield f'<h2>Overview</h2><div class="plots">{"".join(plots)}</div>'
 
 
@@ -124,10 +141,10 @@ def _round(document: Document, step: Document, index: int) -> Iterator[str]:
     if step["refit_kept"]:
         outcome += ", and the refit at the new λ was kept"
     yield f"<h2>Round {index}: {html.escape(outcome)}</h2>"
-    figures = [_figure("Line searches", line_search_plot(step, index), "Points above the frame are cut off.")]
+    figures = [figure_block("Line searches", line_search_plot(step, index), "Points above the frame are cut off.")]
     if len(step["candidates"]) > 1:
         caption = "ρ = 0: exact tangent; ρ = 1: sign descent on direction data."
-        figures.append(_figure("Slack path", slack_path_plot(step, index), caption))
+        figures.append(figure_block("Slack path", slack_path_plot(step, index), caption))
     yield f'<div class="plots">{"".join(figures)}</div>'
     first = step["candidates"][0]
     curvature = ", ".join(
@@ -147,10 +164,12 @@ def _round(document: Document, step: Document, index: int) -> Iterator[str]:
 def _hyper(document: Document) -> Iterator[str]:
     rows, figures = document["hyper"], list[str]()
     if rows:
-        figures.append(_figure("Before and after", hyper_plot(rows), "", wide=len(rows) > LABELLED_ROWS))
+        figures.append(figure_block("Before and after", hyper_plot(rows), "", wide=len(rows) > LABELLED_ROWS))
     if any(step["candidates"] for step in document["steps"]):
         caption = "Recomputed in float64 from x and y; zero is drawn at 1e-17."
-        figures.append(_figure("LP residuals", residual_plot(document["steps"], document["search"]["rtol"]), caption))
+        figures.append(
+            figure_block("LP residuals", residual_plot(document["steps"], document["search"]["rtol"]), caption)
+        )
     yield f'<h2>Hyperparameters and LP accuracy</h2><div class="plots">{"".join(figures)}</div>'
     if rows:
         yield f"<details><summary>All {len(rows)} hyperparameters</summary>{hyper_table(rows)}</details>"
@@ -168,15 +187,3 @@ def _details(document: Document) -> Iterator[str]:
     versions = ", ".join(f"{name} {value}" for name, value in sorted(document["versions"].items()))
     yield f"<details><summary>In full</summary>{settings_table(described | {'Versions': versions})}</details>"
     yield "<p class='muted'>All numbers of this page are in result.json and in this file, element lift-result.</p>"
-
-
-def _figure(title: str, svg: str, caption: str, *, wide: bool = False) -> str:
-    classes = ' class="wide"' if wide else ""
-    note = f"<figcaption>{html.escape(caption)}</figcaption>" if caption else ""
-    return f"<figure{classes}><h3>{html.escape(title)}</h3>{svg}{note}</figure>"
-
-
-def _embedded(document: Document) -> str:
-    """JSON that cannot close its own script element."""
-    text = json.dumps(document, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

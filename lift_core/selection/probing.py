@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float64
@@ -97,6 +97,7 @@ class Probing(Measure):
     (2, 4)
     """
 
+    name: ClassVar[str] = "influence"
     estimator: InfluenceEstimator = field(default_factory=ExactInfluence)
     trainer: Trainer = field(default_factory=Trainer)
     preconditioner: Preconditioner = "adam"

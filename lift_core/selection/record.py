@@ -119,8 +119,9 @@ class Selection:
             content: Any = json.loads(Path(path).read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
                 raise ValueError(f"format {content['format']!r}")
-            values = {field.name: content[field.name] for field in fields(cls)}
-            return cls(**values | {"groups": tuple(values["groups"]), "pieces": tuple(values["pieces"])})
+            values: dict[str, Any] = {field.name: content[field.name] for field in fields(cls)}
+            values.update(groups=tuple(values["groups"]), pieces=tuple(values["pieces"]))
+            return cls(**values)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: not a selection that lift wrote ({error})") from error
 

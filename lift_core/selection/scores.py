@@ -181,7 +181,8 @@ class NamedTensors(Measure):
             if any(fnmatchcase(tensor, pattern) for pattern in self.patterns):
                 inside[part] = 1.0
         if not inside.any():
-            raise ValueError(f"patterns: no tensor of {problem.name} fits {', '.join(self.patterns)}")
+            some = ", ".join(list(problem.groups)[:4])
+            raise ValueError(f"patterns: no tensor fits {', '.join(self.patterns)}; tensors are called {some} ...")
         # a group counts only if it lies inside altogether
         share = groups.sums(inside) / groups.sizes
         values = torch.where(share == 1, groups.sizes.double(), 0.0)

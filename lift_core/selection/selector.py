@@ -140,7 +140,7 @@ def selection_document(outcome: Outcome) -> dict[str, Any]:
     """Everything that is known about a selection, as JSON values: what tables, report and ``select.json`` show."""
     selection, groups, scores = outcome.selection, outcome.groups, outcome.scores
     inside = set(outcome.chosen.numbers)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "group": name, "size": int(size), "value": float(value), "density": float(value) / int(size),
             "chosen": k in inside,
