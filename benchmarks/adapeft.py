@@ -49,7 +49,6 @@ from lift_core.selection import (
     Random,
     Restricted,
     Scores,
-    TrainingState,
     bitfit,
     capacity_of,
     exact_knapsack,
@@ -57,6 +56,7 @@ from lift_core.selection import (
     layer_norms,
     make_groups,
 )
+from lift_core.training import TrainingState
 from problems import GPT2WikiText2
 from problems.adapters import with_lora
 from problems.causal_lm import load_model

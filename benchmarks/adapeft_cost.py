@@ -27,9 +27,9 @@ from lift_core.selection import (
     ForwardInfluence,
     InfluenceEstimator,
     Probing,
-    TrainingState,
     make_groups,
 )
+from lift_core.training import TrainingState
 from problems import GPT2WikiText2
 
 EVERY = 8

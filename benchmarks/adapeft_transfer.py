@@ -26,8 +26,9 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 import lift_core as lift
 from backends import HiGHS
 from lift_core.records import write_atomically
-from lift_core.selection import ExactInfluence, Probing, Random, Selection, TrainingState, apply_selection
+from lift_core.selection import ExactInfluence, Probing, Random, Selection, apply_selection
 from lift_core.selection.selector import Selector
+from lift_core.training import TrainingState
 from problems import LanguageModel
 from problems.gpt2_wikitext2 import BUNDLED_MODEL, wikitext2
 from problems.token_batches import token_blocks

@@ -25,13 +25,12 @@ from lift_core.selection import (
     Probing,
     Random,
     Scores,
-    TrainingState,
     bitfit,
     exact_knapsack,
     make_groups,
 )
 from lift_core.selection.influence import CURVED_UP, NO_DESCENT, fit_quadratic
-from lift_core.training import Trainer
+from lift_core.training import Trainer, TrainingState
 from problems import DataCleaning, Network, Quadratic, Regression
 from problems.exact import lower_hessian
 

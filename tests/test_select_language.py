@@ -17,7 +17,6 @@ from lift_core.selection import (
     Probing,
     Restricted,
     Selection,
-    TrainingState,
     apply_selection,
     bitfit,
     layer_norms,
@@ -25,6 +24,7 @@ from lift_core.selection import (
     make_groups,
 )
 from lift_core.selection.selector import Selector, named_measure
+from lift_core.training import TrainingState
 from problems import LanguageModel
 from problems.adapters import peft_targets, with_lora
 

@@ -3,11 +3,8 @@
 >>> from backends import HiGHS
 >>> from problems import Network
 >>> problem = Network()
->>> groups = make_groups(problem, max_size=64)
->>> scores = Probing(steps=0).scores(problem, groups, TrainingState.fresh(problem.initial_point()), seed=0)
->>> chosen = exact_knapsack(scores, capacity_of(0.2, groups.num_weights), HiGHS())
->>> selection = make_selection(problem, groups, scores, chosen, budget=0.2)
->>> len(apply_selection(selection, problem).initial_point().weights) <= 0.2 * 610
+>>> outcome = Selector(max_size=64, measure=Probing(steps=0), backend=HiGHS()).select(problem, 0.2)
+>>> len(apply_selection(outcome.selection, problem).initial_point().weights) == outcome.selection.num_selected <= 122
 True
 """
 
@@ -49,9 +46,10 @@ from lift_core.selection.scores import (
     layer_norms,
     lora_factors,
 )
-from lift_core.training import TrainingState
+from lift_core.selection.selector import MEASURES, Outcome, Selector, named_measure, selection_document
 
 __all__ = [
+    "MEASURES",
     "Chosen",
     "Everything",
     "ExactInfluence",
@@ -65,6 +63,7 @@ __all__ = [
     "Magnitude",
     "Measure",
     "NamedTensors",
+    "Outcome",
     "ParetoPoint",
     "Probe",
     "ProbedRun",
@@ -73,7 +72,7 @@ __all__ = [
     "Restricted",
     "Scores",
     "Selection",
-    "TrainingState",
+    "Selector",
     "apply_selection",
     "bitfit",
     "capacity_of",
@@ -85,9 +84,11 @@ __all__ = [
     "lora_factors",
     "make_groups",
     "make_selection",
+    "named_measure",
     "pareto_chain",
     "pareto_front",
     "quadratic_knapsack",
     "relaxation_bound",
+    "selection_document",
     "transfer_pieces",
 ]
