@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,9 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from adapeft_tables import agreement, correlations, show, summarise
 from rich.console import Console
-from rich.table import Table
-from scipy.stats import spearmanr
 
 import lift_core as lift
 from backends import HiGHS, InteriorPoint
@@ -227,42 +225,6 @@ def run_seed(study: Study, methods: Sequence[str], budgets: Sequence[float], con
     return cells
 
 
-def summarise(
-    cells: Sequence[dict[str, Any]], metric: Any = lambda loss: float(torch.tensor(loss).exp())
-) -> list[dict]:
-    """Mean and deviation of the perplexities over the seeds, one row per method and budget."""
-    rows: dict[tuple[float, str], list[dict[str, Any]]] = {}
-    for cell in cells:
-        rows.setdefault((cell["budget"], cell["key"]), []).append(cell)
-    table = []
-    for (budget, _), own in sorted(rows.items(), key=lambda item: item[0][0]):
-        row = {"budget": budget, "method": own[0]["method"], "seeds": len(own), "steps": own[0]["steps"],
-               "share": statistics.mean(cell["share"] for cell in own)}  # fmt: skip
-        for name, when, stage in (("tuned", "charged", "trained"), ("LiFT", "charged", "lift"),
-                                  ("free", "uncharged", "trained")):  # fmt: skip
-            for split in ("selection", "test"):
-                values = [metric(cell[when][stage][split]) for cell in own if stage in cell[when]]
-                row[f"{name}_{split}"] = statistics.mean(values) if values else None
-                row[f"{name}_{split}_sd"] = statistics.stdev(values) if len(values) > 1 else None
-        table.append(row)
-    return table
-
-
-def correlations(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Spearman's ρ, over the sets of one seed, of the predicted and the achieved reduction of the training loss."""
-    found = []
-    for seed in sorted({cell["seed"] for cell in cells}):
-        own = {tuple(c["groups"]): c for c in cells if c["seed"] == seed and c["predicted"] is not None}.values()
-        if len(own) > 2:
-            achieved = [c["start"]["train"] - c["uncharged"]["trained"]["train"] for c in own]
-            rho = spearmanr([c["predicted"] for c in own], achieved).statistic
-            sizes = spearmanr([c["share"] for c in own], achieved).statistic
-            found.append(
-                {"seed": seed, "sets": len(own), "predicted_achieved": float(rho), "size_achieved": float(sizes)}
-            )
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -276,7 +238,7 @@ def main() -> None:
     if unknown := set(methods) - set(METHODS):
         parser.error(f"--methods: expected some of {', '.join(METHODS)}, got {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
-    console = Console()
+    console = Console(width=170)
     cells = [
         cell
         for seed in args.seeds.split(",")
@@ -287,20 +249,12 @@ def main() -> None:
             console,
         )
     ]
-    rows, rhos = summarise(cells), correlations(cells)
-    table = Table(title=f"perplexity, mean of {len(args.seeds.split(','))} seeds; budget {args.steps} steps")
-    for column in rows[0]:
-        if not column.endswith("_sd"):
-            table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(*(
-            f"{value:.4g}" if isinstance(value, float) else str(value)
-            for column, value in row.items() if not column.endswith("_sd")
-        ))  # fmt: skip
-    console.print(table)
-    for rho in rhos:
-        console.print(rho)
-    write_atomically(args.out / "adapeft.json", json.dumps({"rows": rows, "correlations": rhos}, indent=1) + "\n")
+    rows, rhos, agreed = summarise(cells), correlations(cells), agreement(args.out, args.seeds.split(","))
+    show(console, f"perplexity, mean of {len(args.seeds.split(','))} seeds; budget {args.steps} steps", rows)
+    show(console, "Spearman's rank correlation over the sets of a seed", rhos)
+    show(console, "estimators and additivity", agreed)
+    record = {"rows": rows, "correlations": rhos, "agreement": agreed, "start": [cell["start"] for cell in cells[:1]]}
+    write_atomically(args.out / "adapeft.json", json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

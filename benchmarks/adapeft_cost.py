@@ -79,10 +79,10 @@ def main() -> None:
         for estimator in (ForwardInfluence(first_step=1e-3), ExactInfluence(at_once=1))
     ]
     table = Table(title=f"one probe every {EVERY} steps")
-    for column in rows[0]:
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
+    for head in ("", *(str(row["estimator"]) for row in rows)):
+        table.add_column(head, justify="right")
+    for key in rows[0]:
+        table.add_row(key, *(f"{row[key]:.3g}" if isinstance(row[key], float) else str(row[key]) for row in rows))
     Console().print(table)
     write_atomically(args.out / "adapeft_cost.json", json.dumps(rows, indent=1) + "\n")
 

@@ -28,7 +28,9 @@ def python_blocks(page: Path) -> str:
     return "\n".join(re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/index.md", "docs/extending.md", "docs/adapeft.md", "docs/api/index.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/index.md", "docs/extending.md", "docs/adapeft.md", "docs/api/index.md"]
+)
 def test_code_in_pages_runs(name: str, tmp_path: Path) -> None:
     script = tmp_path / "page.py"
     script.write_text(python_blocks(ROOT / name), encoding="utf-8")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,8 +23,6 @@ from torch import Tensor
 
 from lift_core.lp import LinearProgram, LPBackend, LPStatus, solve_lp
 from lift_core.selection.scores import Scores
-
-Solver = Literal["greedy", "exact"]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ Every measure answers with one `Scores` record, so that the same knapsack choose
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -221,8 +220,3 @@ def draw_batches(problem: BilevelProblem, count: int, seed: int) -> Sequence[Bat
     batches = problem.batches("train")
     order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed))[:count]
     return [batches[position] for position in sorted(order.tolist())]
-
-
-def finite_or_none(value: float) -> float | None:
-    """JSON has neither NaN nor inf."""
-    return value if math.isfinite(value) else None
