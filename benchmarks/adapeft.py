@@ -65,6 +65,7 @@ BUDGETS = (0.001, 0.01, 0.05, 0.2)
 MEASURES: dict[str, Measure] = {
     "exact": Probing(estimator=ExactInfluence(cross=True, at_once=1), steps=8, every=8),
     "forward": Probing(estimator=ForwardInfluence(first_step=1e-3), steps=8, every=8),
+    "exact-large": Probing(estimator=ExactInfluence(cross=True, at_once=1), steps=8, every=8, num_batches=2),
     "gradient": GradientNorm(num_batches=8),
     "fisher": FisherScore(num_batches=8),
     "magnitude": Magnitude(),
@@ -75,6 +76,8 @@ MEASURES: dict[str, Measure] = {
     "all": Everything(),
 }
 METHODS = (*MEASURES, "lora")
+LARGE = "exact-large"
+"""Looks at two training batches instead of one short block: beyond the budget, to see what noise does to the others."""
 BLOCK, BATCH_BLOCKS, PROBE_BLOCK = 64, 4, 32
 """Tokens of a block, blocks of a training batch, and tokens of the one block that measures look at a time."""
 TOKENS = {"train": 4_096, "direction": 2_048, "selection": 2_048, "test": 4_096}
@@ -188,11 +191,15 @@ def run_cell(study: Study, problem: GPT2WikiText2, groups: Groups, method: str, 
         part, cost, names, predicted, label = lora_problem(study, capacity), 0.0, [], None, "LoRA"
         key, size = f"lora-{capacity}", len(part.initial_point().weights)
     else:
-        scores, record = measured(study, method, groups, study.probed())
+        scores, record = measured(study, method, groups, problem if method == LARGE else study.probed())
         # the simple measures choose as their papers do, by density
         is_influence = isinstance(MEASURES[method], Probing)
         chosen = exact_knapsack(scores, capacity, HiGHS()) if is_influence else greedy_knapsack(scores, capacity)
-        names, cost, label = [groups.names[k] for k in chosen.numbers], record["cost_tokens"], scores.method
+        names, cost, label = (
+            [groups.names[k] for k in chosen.numbers],
+            record["cost_tokens"],
+            scores.method + ", large probe" * (method == LARGE),
+        )
         if not names:
             raise SystemExit(f"{method} chooses nothing at {budget}")
         part, size = Restricted(problem, groups.index(names)), chosen.size
@@ -211,13 +218,15 @@ def run_cell(study: Study, problem: GPT2WikiText2, groups: Groups, method: str, 
 def run_seed(study: Study, methods: Sequence[str], budgets: Sequence[float], console: Console) -> list[dict[str, Any]]:
     problem = study.problem()
     groups = pieces(problem)
-    start = {split: problem.loss(problem.initial_point(), split) for split in ("train", "selection", "test")}
+    start: dict[str, float] = {}
     cells: list[dict[str, Any]] = []
     for method in methods:
         for budget in (1.0,) if method == "all" else budgets:
             path = study.out / "cells" / f"{method}-{budget:g}-{study.seed}.json"
             if not path.exists() or (study.with_lift and "lift" not in json.loads(path.read_text())["charged"]):
                 began = time.perf_counter()
+                for split in ("train", "selection", "test") if not start else ():
+                    start[split] = problem.loss(problem.initial_point(), split)
                 cell = run_cell(study, problem, groups, method, budget) | {"start": start}
                 write_atomically(path, json.dumps(cell, indent=1))
                 console.print(f"{path.stem}: {time.perf_counter() - began:.1f} s", highlight=False)
@@ -233,24 +242,22 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--steps", type=int, default=STEPS, help="the gradient budget, in training steps")
     parser.add_argument("--lift", action=argparse.BooleanOptionalAction, default=True, help="go on with a LiFT step")
+    parser.add_argument("--summary", action="store_true", help="show the cells that are done; run none")
     args = parser.parse_args()
     methods = args.methods.split(",")
     if unknown := set(methods) - set(METHODS):
         parser.error(f"--methods: expected some of {', '.join(METHODS)}, got {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
     console = Console(width=170)
-    cells = [
-        cell
-        for seed in args.seeds.split(",")
-        for cell in run_seed(
-            Study(int(seed), args.out, args.steps, args.lift),
-            methods,
-            [float(b) for b in args.budgets.split(",")],
-            console,
-        )
-    ]
-    rows, rhos, agreed = summarise(cells), correlations(cells), agreement(args.out, args.seeds.split(","))
-    show(console, f"perplexity, mean of {len(args.seeds.split(','))} seeds; budget {args.steps} steps", rows)
+    seeds, budgets = args.seeds.split(","), [float(budget) for budget in args.budgets.split(",")]
+    if args.summary:
+        cells = [json.loads(path.read_text()) for path in sorted((args.out / "cells").glob("*.json"))]
+        cells = [cell for cell in cells if cell["key"] in methods and str(cell["seed"]) in seeds]
+    else:
+        studies = [Study(int(seed), args.out, args.steps, args.lift) for seed in seeds]
+        cells = [cell for study in studies for cell in run_seed(study, methods, budgets, console)]
+    rows, rhos, agreed = summarise(cells), correlations(cells), agreement(args.out, seeds)
+    show(console, f"perplexity, mean over the seeds; budget {args.steps} steps", rows)
     show(console, "Spearman's rank correlation over the sets of a seed", rhos)
     show(console, "estimators and additivity", agreed)
     record = {"rows": rows, "correlations": rhos, "agreement": agreed, "start": [cell["start"] for cell in cells[:1]]}
