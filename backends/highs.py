@@ -75,6 +75,7 @@ class HiGHS(LPBackend):
     """
 
     name: ClassVar[str] = "highs"
+    takes_integers: ClassVar[bool] = True
     method: str = "choose"
     presolve: str = "auto"
     crossover: bool = False
@@ -102,7 +103,7 @@ class HiGHS(LPBackend):
         loaded: sp.csr_matrix | None = None
         for lp in lps:
             program = lp.explicit()
-            if loaded is None or not same_matrix(loaded, program.A):
+            if loaded is None or not same_matrix(loaded, program.A) or program.integrality is not None:
                 _load(highs, program)
             else:
                 _update(highs, program)
@@ -113,7 +114,9 @@ class HiGHS(LPBackend):
 
     def _run(self, highs: Any, program: ExplicitLP) -> BackendAnswer:
         presolve = {"auto": "off" if _is_dense(program.A) else "choose"}.get(self.presolve, self.presolve)
-        self._configure(highs, method=self.method, presolve=presolve)
+        # asked for another method, HiGHS drops the integers and solves the relaxation
+        method = self.method if program.integrality is None else "choose"
+        self._configure(highs, method=method, presolve=presolve)
         deadline = highs.getRunTime() + self.time_limit  # HiGHS counts the seconds of all solves of one instance
         set_option(highs, "time_limit", deadline)
         highs.run()
@@ -139,6 +142,9 @@ class HiGHS(LPBackend):
         set_option(highs, "ipm_optimality_tolerance", min(max(1e-2 * self.rtol, 1e-12), 1e-8))
         if method in ("pdlp", "hipdlp"):
             set_option(highs, "pdlp_optimality_tolerance", max(0.5 * self.rtol, 1e-10))
+        set_option(highs, "mip_rel_gap", 0.0)  # by default it stops 1e-4 short of the optimum
+        set_option(highs, "mip_abs_gap", 0.0)
+        set_option(highs, "mip_feasibility_tolerance", 1e-9)  # it also takes answers that close for equally good
         if self.iteration_limit is not None:
             for solver in ("simplex", "ipm", "pdlp"):
                 set_option(highs, f"{solver}_iteration_limit", self.iteration_limit)
@@ -170,6 +176,9 @@ def _load(highs: Any, program: ExplicitLP) -> None:
     model.col_cost_ = np.zeros(len(program.c))
     model.row_lower_, model.row_upper_ = program.row_lower, program.row_upper
     model.col_lower_, model.col_upper_ = program.col_lower, program.col_upper
+    if program.integrality is not None:
+        kinds = highspy.HighsVarType
+        model.integrality_ = [kinds.kInteger if whole else kinds.kContinuous for whole in program.integrality]
     matrix = model.a_matrix_
     matrix.num_row_, matrix.num_col_ = program.A.get_shape()
     matrix.format_ = highspy.MatrixFormat.kRowwise

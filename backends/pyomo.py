@@ -84,6 +84,7 @@ class Pyomo(LPBackend):
     """
 
     name: ClassVar[str] = "pyomo"
+    takes_integers: ClassVar[bool] = True
     solver: str = "appsi_highs"
     options: tuple[tuple[str, str | float], ...] = ()
 
@@ -160,10 +161,13 @@ class _Model:
         model.col_upper = environ.Param(columns, mutable=True, initialize=0.0)
         lower = [model.col_lower[j] if col_lower[j] else None for j in columns]
         upper = [model.col_upper[j] if col_upper[j] else None for j in columns]
-        model.x = environ.Var(columns, bounds=lambda _, j: (lower[j], upper[j]))
+        whole = [False] * len(columns) if program.integrality is None else program.integrality.tolist()
+        kinds = [environ.Integers if whole[j] else environ.Reals for j in columns]
+        model.x = environ.Var(columns, domain=lambda _, j: kinds[j], bounds=lambda _, j: (lower[j], upper[j]))
         model.cost = environ.Objective(expr=_linear(list(model.c.values()), list(model.x.values())))
         model.row = environ.Constraint(self.rows, rule=lambda _, i: self._row(i))
-        model.dual = environ.Suffix(direction=environ.Suffix.IMPORT)
+        if not any(whole):  # an integer program has no duals, and some interfaces refuse to be asked
+            model.dual = environ.Suffix(direction=environ.Suffix.IMPORT)
 
     def _row(self, i: int) -> tuple[Any, Any, Any]:
         entries, model = slice(*self.matrix.indptr[i : i + 2]), self.pyomo
@@ -175,7 +179,7 @@ class _Model:
     def fits(self, program: ExplicitLP) -> bool:
         """Whether new parameter values are all that ``program`` needs."""
         same_bounds = all(map(np.array_equal, _pattern(program), self.pattern))
-        return same_matrix(self.matrix, program.A) and same_bounds
+        return same_matrix(self.matrix, program.A) and same_bounds and program.integrality is None
 
     def set_parameters(self, program: ExplicitLP) -> None:
         """Give the model the costs and bounds of ``program``."""
@@ -191,7 +195,8 @@ class _Model:
             parameter.store_values(dict(zip(keys.tolist(), values[keys].tolist(), strict=True)))
 
     def load(self, results: Any) -> None:
-        self.pyomo.dual.clear()
+        if self.pyomo.find_component("dual") is not None:
+            self.pyomo.dual.clear()
         self.pyomo.solutions.load_from(results)
 
     def primal(self) -> torch.Tensor:
@@ -206,6 +211,8 @@ class _Model:
     def dual(self) -> torch.Tensor | None:
         """y, or None where the solver gave no duals."""
         y = torch.zeros(self.matrix.get_shape()[0], dtype=torch.float64)
+        if self.pyomo.find_component("dual") is None:
+            return None
         if self.rows and not len(self.pyomo.dual):
             return None
         for i in self.rows:
@@ -253,6 +260,9 @@ def _highs_options(rtol: float) -> dict[str, float]:
         "primal_feasibility_tolerance": tolerance,
         "dual_feasibility_tolerance": tolerance,
         "small_matrix_value": 1e-12,
+        "mip_rel_gap": 0.0,
+        "mip_abs_gap": 0.0,
+        "mip_feasibility_tolerance": 1e-9,
     }
 
 

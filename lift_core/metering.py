@@ -52,6 +52,9 @@ class Metered(BilevelProblem):
         self.hyper_lower, self.hyper_upper = inner.hyper_lower, inner.hyper_upper
         self._pass = inner.num_examples("train")
 
+    def group_label(self, tensor: str, by: str) -> str:
+        return self.inner.group_label(tensor, by)
+
     def initial_point(self) -> Point:
         return self.inner.initial_point()
 
@@ -71,9 +74,9 @@ class Metered(BilevelProblem):
         self._spend(Cost(evaluations=self._share(self.batches(split))))
         return self.inner.loss(point, split)
 
-    def lower_loss(self, point: Point) -> float:
-        self._spend(Cost(evaluations=1.0))
-        return self.inner.lower_loss(point)
+    def lower_loss(self, point: Point, batches: Sequence[Batch] | None = None) -> float:
+        self._spend(Cost(evaluations=1.0 if batches is None else self._share(batches)))
+        return self.inner.lower_loss(point, batches)
 
     def upper_gradient(self, point: Point, split: Split = "direction") -> tuple[Tensor, Tensor]:
         self._spend(Cost(gradients=self._share(self.batches(split))))

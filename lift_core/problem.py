@@ -73,7 +73,7 @@ class BilevelProblem(ABC):
     hyper_upper: Float64[Tensor, " p"]
     groups: Mapping[str, slice]
     hyper_in_training: bool = False
-    columns_at_once: ClassVar[int] = 64
+    columns_at_once: ClassVar[int] = 16
     metric_name: ClassVar[str] = "loss"
     suggested_search: ClassVar[Mapping[str, object]] = MappingProxyType({})
 
@@ -119,6 +119,21 @@ class BilevelProblem(ABC):
         """What tells this problem from another: a checkpoint is only resumed on the problem it was written for."""
         return f"{self.name}: {len(self.hyper_names)} hyperparameters, groups {dict(self.groups)}"
 
+    def group_label(self, tensor: str, by: str) -> str:
+        """The group of a tensor (a key of ``groups``) under a way of grouping; here ``"tensor"`` is the only one.
+
+        Raises:
+            ValueError: if the problem does not know the way.
+        """
+        if by != "tensor":
+            raise ValueError(f"by: {type(self).__name__} groups its weights by 'tensor' only, got {by!r}")
+        return tensor
+
+    def tuned(self, tensors: Sequence[str]) -> BilevelProblem | None:
+        """The same problem with some tensors as its only weights, where it has a cheaper form for that than a mask."""
+        del tensors
+        return None
+
     def metric(self, loss: float) -> float:
         """The loss in the unit that tables show, called `metric_name` there; lower is better."""
         return loss
@@ -138,12 +153,11 @@ class BilevelProblem(ABC):
                 )
             )
 
-    def lower_loss(self, point: Point) -> float:
-        """``f(λ, θ)`` over the training split."""
+    def lower_loss(self, point: Point, batches: Sequence[Batch] | None = None) -> float:
+        """``f(λ, θ)`` over the training split, or over the given batches."""
+        chosen = self.batches("train") if batches is None else batches
         with torch.no_grad():
-            data = self._mean(
-                lambda batch: self.training_loss(point.hyper, point.weights, batch).double(), self.batches("train")
-            )
+            data = self._mean(lambda batch: self.training_loss(point.hyper, point.weights, batch).double(), chosen)
         penalty = 0.0 if self.regularizer is None else self.regularizer.value(point.hyper, point.weights)
         return float(data + penalty)
 
@@ -173,9 +187,9 @@ class BilevelProblem(ABC):
         each = vmap(lambda example: one(point.hyper, point.weights, tuple(part[None] for part in example)))(few)
         return each.detach(), [1] * len(each)
 
-    def lower_gradient(self, point: Point) -> Float64[Tensor, " n"]:
-        """``r = ∇_θ f`` over the training split."""
-        data = self.training_gradient(point)
+    def lower_gradient(self, point: Point, batches: Sequence[Batch] | None = None) -> Float64[Tensor, " n"]:
+        """``r = ∇_θ f`` over the training split, or over the given batches."""
+        data = self.training_gradient(point, batches)
         return data if self.regularizer is None else data + self.regularizer.gradient(point.hyper, point.weights)
 
     def mixed(self, point: Point) -> LinearOperator:
@@ -240,21 +254,14 @@ class BilevelProblem(ABC):
     ) -> MatrixFree:
         sizes = [self.batch_size(batch) for batch in batches]
 
-        def matmat(columns: Tensor) -> Tensor:
-            return torch.cat([_together(part) for part in columns.split(self.columns_at_once, dim=1)], dim=1)
-
-        def _together(columns: Tensor) -> Tensor:
-            total = torch.zeros_like(columns)
+        def matvec(vector: Tensor) -> Tensor:
+            total = torch.zeros_like(vector)
             for product, size in zip(products, sizes, strict=True):
-                several = (
-                    vmap(product, in_dims=1, out_dims=1)
-                    if columns.shape[1] > 1
-                    else lambda x, f=product: f(x[:, 0])[:, None]
-                )
-                total += size / sum(sizes) * several(columns).detach()
+                total = total + size / sum(sizes) * product(vector).detach()
             return total
 
-        return MatrixFree(len(like), lambda x: matmat(x[:, None])[:, 0], matmat=matmat, device=like.device)
+        matmat = vmap(matvec, in_dims=1, out_dims=1, chunk_size=self.columns_at_once)
+        return MatrixFree(len(like), matvec, matmat=matmat, device=like.device)
 
 
 def _hessian_product(gradient: Callable[[Tensor], Tensor], at: Tensor) -> Callable[[Tensor], Tensor]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Literal, get_args
+from copy import copy
+from typing import Literal, cast, get_args
 
 import torch
 from jaxtyping import Float64, Int64
@@ -80,6 +81,22 @@ class Regularizer(ABC):
         """``w(λ)``."""
         return hyper.exp() if self.strength == "log" else hyper
 
+    def restricted(self, index: Int64[Tensor, " m"]) -> Regularizer:
+        """The same penalty on some of the weights, with all hyperparameters."""
+        return self._regrouped(self.group_of[index], self.num_hyper)
+
+    def renumbered(self, kept: Int64[Tensor, " q"]) -> Regularizer:
+        """The same penalty with the sorted hyperparameters ``kept`` alone: those of all weights that have one."""
+        place = torch.full((self.num_hyper + 1,), -1, device=kept.device)  # the last entry serves weights without one
+        place[kept] = torch.arange(len(kept), device=kept.device)
+        return self._regrouped(place[self.group_of], len(kept))
+
+    def _regrouped(self, group_of: Tensor, num_hyper: int) -> Regularizer:
+        part = copy(self)
+        part.group_of, part.num_hyper = group_of, num_hyper
+        part._covered, part._column = group_of >= 0, group_of.clamp(min=0)
+        return part
+
     def _per_weight(self, values: Tensor) -> Tensor:
         """Spread one value per hyperparameter over the weights of its group; 0 where a weight has none."""
         if self.num_hyper == 0:
@@ -127,6 +144,11 @@ class L2SP(Regularizer):
             raise ValueError(f"anchor: expected shape {tuple(self.group_of.shape)}, got {tuple(anchor.shape)}")
         require_finite(anchor=anchor)
         self.anchor = anchor.to(torch.float64)
+
+    def restricted(self, index: Int64[Tensor, " m"]) -> L2SP:
+        part = cast(L2SP, super().restricted(index))
+        part.anchor = self.anchor[index]
+        return part
 
     def penalty(self, weights: Tensor) -> Tensor:
         return (weights - self.anchor).square() / 2

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from lift_core.problem import BilevelProblem, Point, Split
 
+_EPSILON = 1e-8
+"""Adam's ε, torch's default."""
+
 
 class TrainingDivergedError(ArithmeticError):
     """The weights left the finite numbers."""
@@ -97,6 +100,46 @@ class Trainer:
             state.epochs + 1,
         )
         return reached, snapshots
+
+    def steps(self, problem: BilevelProblem, state: TrainingState, *, seed: int) -> Iterator[TrainingState]:
+        """Endless single steps in the order of `epochs`, each with the state after it.
+
+        Raises:
+            TrainingDivergedError: if the weights leave the finite numbers.
+        """
+        batches = problem.batches("train")
+        weights = state.point.weights.clone().requires_grad_()
+        optimizer = self._optimizer(weights, state)
+        while True:
+            position, epoch = state.steps % len(batches), state.epochs
+            order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed + 7919 * epoch))
+            here = Point(state.point.hyper, weights.detach())
+            weights.grad = problem.lower_gradient(here, [batches[int(order[position])]])
+            optimizer.step()
+            if not torch.isfinite(weights).all():
+                raise TrainingDivergedError(
+                    f"training diverged in step {state.steps + 1}: lower learning_rate={self.learning_rate}"
+                )
+            moments = optimizer.state[weights]
+            state = TrainingState(
+                Point(state.point.hyper, weights.detach().clone()),
+                moments["exp_avg"].clone(),
+                moments["exp_avg_sq"].clone(),
+                state.steps + 1,
+                epoch + (position + 1 == len(batches)),
+            )
+            yield state
+
+    def direction(self, state: TrainingState) -> Float64[Tensor, " n"]:
+        """``u = m̂ / (√v̂ + ε)``: what the last step subtracted, in multiples of the learning rate.
+
+        Raises:
+            ValueError: if the optimiser has taken no step.
+        """
+        if state.steps == 0:
+            raise ValueError("state: expected one after at least one step; before it the moments say nothing")
+        first, second = (1 - beta**state.steps for beta in self.betas)
+        return state.first_moment / first / ((state.second_moment / second).sqrt() + _EPSILON)
 
     def epochs(
         self, problem: BilevelProblem, state: TrainingState, *, seed: int, splits: tuple[Split, ...] = ("train",)

@@ -21,6 +21,9 @@ from problems.attention import NAME as CLOSED_FORM_ATTENTION
 Grouping = Literal["block", "tensor", "kind"]
 """What shares one hyperparameter: a transformer block, one tensor, or one kind of module (attention, MLP, norm ...)."""
 
+SelectBy = Literal["tensor", "block", "kind", "block-kind", "lora"]
+"""What is selected for tuning together, see `selection_label`."""
+
 _KINDS = {"attention": ("attn", "attention"), "mlp": ("mlp", "ffn", "feed_forward")}
 
 
@@ -133,6 +136,28 @@ def group_name(model: nn.Module, parameter: str, by: Grouping) -> str:
         position = block_of(model, parameter)
         return parameter.rpartition(".")[0] if position is None else f"block.{position}"
     return _kind(model, parameter)
+
+
+def selection_label(model: nn.Module, parameter: str, by: SelectBy) -> str:
+    """The name of the group that a parameter belongs to where groups are selected for tuning.
+
+    ``"kind"`` parts attention, mlp, norm, embedding, other, and bias (all biases outside norms); ``"block-kind"`` does
+    so within each block; ``"lora"`` joins the two factors of each adapter and leaves other tensors alone.
+
+    Raises:
+        ValueError: if the grouping is unknown.
+    """
+    if by not in get_args(SelectBy):
+        raise ValueError(f"by: expected one of {get_args(SelectBy)}, got {by!r}")
+    if by in ("tensor", "block"):
+        return group_name(model, parameter, by)
+    if by == "lora":
+        return re.sub(r"\.lora_(?:embedding_)?[AB]\b.*", "", parameter)
+    kind = _kind(model, parameter)
+    if kind != "norm" and parameter.endswith("bias"):
+        kind = "bias"
+    position = block_of(model, parameter) if by == "block-kind" else None
+    return kind if position is None else f"block.{position}.{kind}"
 
 
 def block_of(model: nn.Module, parameter: str) -> int | None:

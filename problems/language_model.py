@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -22,12 +23,14 @@ from lift_core.regularizers import Strength
 from problems.causal_lm import (
     GPT2Tail,
     Grouping,
+    SelectBy,
     WholeModel,
     choose_parameters,
     first_tuned_block,
     group_name,
     load_model,
     load_tokenizer,
+    selection_label,
 )
 from problems.head_loss import head_curvature, head_loss
 from problems.parameter_oracles import BatchMean, Layout, Parameters, gauss_newton, hessian, mean_gradient, shares
@@ -139,15 +142,9 @@ class LanguageModel(BilevelProblem):
         self.tokenizer = load_tokenizer(tokenizer, model)
         self.model = load_model(model, dtype=dtype, device=self.device)
         self.block_length = self._checked_length(block_length)
+        self._penalty: tuple[Penalty, Grouping, Strength] = (regularizer, regularize_by, strength)
+        self._strengths = (initial_strength, strength_bounds)
         self._choose(blocks, trainable, dtype)
-        group_names = {name: group_name(self.model, name, regularize_by) for name in self.groups}
-        self.regularizer, self.hyper_names = build_regularizer(
-            regularizer, group_names, self.groups, strength=strength, start=self._start
-        )
-        self._initial_hyper, self.hyper_lower, self.hyper_upper = hyper_range(
-            initial_strength, strength_bounds, strength=strength, like=self._start.new_empty(len(self.hyper_names))
-        )
-        self._batches: dict[Split, TokenBatches] = {}
 
     # -- setting up ---------------------------------------------------------------------------------------------
 
@@ -185,6 +182,31 @@ class LanguageModel(BilevelProblem):
             self._head = None if id(self.model.lm_head.weight) in tuned else self.model.lm_head.weight
         else:
             self._tail, self._head = WholeModel(self.model), None
+        self._regularize()
+        self._batches: dict[Split, TokenBatches] = {}
+
+    def _regularize(self) -> None:
+        penalty, by, strength = self._penalty
+        group_names = {name: group_name(self.model, name, by) for name in self.groups}
+        self.regularizer, self.hyper_names = build_regularizer(
+            penalty, group_names, self.groups, strength=strength, start=self._start
+        )
+        like = self._start.new_empty(len(self.hyper_names))
+        self._initial_hyper, self.hyper_lower, self.hyper_upper = hyper_range(
+            *self._strengths, strength=strength, like=like
+        )
+
+    def tuned(self, tensors: Sequence[str]) -> LanguageModel:
+        """The same problem with these tensors alone as weights; what lies below them is computed once again."""
+        unknown = [name for name in tensors if name not in self.groups]
+        if unknown or not tensors:
+            raise ValueError(f"tensors: expected some out of the tuned ones, got {unknown[0] if unknown else 'none'!r}")
+        part = copy(self)
+        part._choose(None, list(tensors), self._layout.dtype)
+        return part
+
+    def group_label(self, tensor: str, by: str) -> str:
+        return selection_label(self.model, tensor, cast(SelectBy, by))
 
     # -- what the problem describes -----------------------------------------------------------------------------
 

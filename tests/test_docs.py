@@ -29,7 +29,8 @@ def python_blocks(page: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/index.md", "docs/extending.md", "docs/comparing.md", "docs/api/index.md"]
+    "name",
+    ["README.md", "docs/index.md", "docs/extending.md", "docs/comparing.md", "docs/adapeft.md", "docs/api/index.md"],
 )
 def test_code_in_pages_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # pages write beside themselves
@@ -67,7 +68,7 @@ def exported(package: str) -> dict[str, str]:
 
 PUBLIC = [
     (package, name, origin)
-    for package in ("lift_core", "lift_core.testing", "backends", "problems")
+    for package in ("lift_core", "lift_core.testing", "lift_core.selection", "backends", "problems")
     for name, origin in exported(package).items()
 ]
 

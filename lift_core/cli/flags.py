@@ -36,6 +36,17 @@ SaveLP = Annotated[
 ]
 Quiet = Annotated[bool, _flag("Print the report's path alone.", "--quiet", panel=_OUTPUT)]
 
+Select = Annotated[
+    float | None,
+    _flag("First choose this share of the weights, as lift select does, and tune it alone.", default="all of them",
+          metavar="BUDGET"),
+]  # fmt: skip
+SelectSet = Annotated[
+    list[str] | None,
+    _flag("measure=forward, by=kind, max_size=4096, ...: flags of lift select. Repeatable.",
+          "--select-set", metavar="KEY=VALUE"),
+]  # fmt: skip
+
 Backend = Annotated[
     str | None, _flag("A backend of lift list, or MODULE:NAME.", default=RunSettings.backend, panel=_LP)
 ]

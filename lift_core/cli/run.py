@@ -17,9 +17,11 @@ from lift_core.cli import flags
 from lift_core.cli.display import SearchDisplay, print_table
 from lift_core.cli.options import load_problem_with, parse_numbers, parse_pairs, parse_value
 from lift_core.cli.saving import SavingBackend
+from lift_core.cli.select import SELECTION, make_selector, selection_progress
 from lift_core.cli.settings import CONFIG, RunSettings, read_config, resolve, write_config
 from lift_core.problem import BilevelProblem
 from lift_core.records import CHECKPOINT, CheckpointError, SearchStatus, write_atomically
+from lift_core.selection import Selection, apply_selection
 
 RESULT, REPORT = "result.json", "report.html"
 LPS = "lps"
@@ -34,6 +36,8 @@ def run(
     resume: flags.Resume = None,
     quiet: flags.Quiet = False,
     save_lp: flags.SaveLP = False,
+    select: flags.Select = None,
+    select_options: flags.SelectSet = None,
     backend: flags.Backend = None,
     backend_options: flags.BackendSet = None,
     curvature: flags.Curvature = None,
@@ -55,6 +59,8 @@ def run(
     threads: flags.Threads = None,
 ) -> None:
     """Warm up, move hyperparameters and weights along the direction LP, and report it beside its controls.
+
+    With --select, only a share of the weights that lift select would choose is tuned: selection.json names it.
 
     DIR receives config.json, checkpoint.safetensors (as the run goes), result.json and report.html; with --save-lp
     also lps/1.safetensors, lps/2.safetensors and so on, which `lift compare DIR/lps` solves again.
@@ -84,6 +90,8 @@ def _execute(folder: Path, settings: RunSettings, problem: BilevelProblem, *, qu
     write_config(folder, settings)
     errors = Console(stderr=True, quiet=quiet)
     try:
+        if settings.select is not None:
+            problem = _selected(folder, settings, problem, errors)
         with SearchDisplay(search, errors) as display:
             result = search.run(problem, folder=folder, on_progress=None if quiet else display)
         from lift_core.report import render_report, report_document, to_json_text  # matplotlib takes a second to import
@@ -103,12 +111,34 @@ def _execute(folder: Path, settings: RunSettings, problem: BilevelProblem, *, qu
     return 1 if result.status in (SearchStatus.DIVERGED, SearchStatus.NO_DIRECTION) else 0
 
 
+def _selected(folder: Path, settings: RunSettings, problem: BilevelProblem, console: Console) -> BilevelProblem:
+    """The problem with the selected weights alone; a selection that lies in the folder is taken as it is."""
+    assert settings.select is not None
+    selector = make_selector(settings.select_options, seed=settings.seed)
+    path = folder / SELECTION
+    if not path.exists():
+        with selection_progress(console) as on_spend:
+            outcome = selector.select(problem, settings.select, on_spend=on_spend)
+        outcome.selection.save(path)
+    selection = Selection.load(path)
+    console.print(
+        f"selected {selection.num_selected:,} of {selection.num_weights:,} weights in {len(selection.groups)} groups",
+        highlight=False,
+    )
+    return apply_selection(selection, problem, depth="exact")
+
+
 def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that the user gave, parsed."""
     given = {key: value for key, value in parameters.items() if value not in (None, [], ())}
     for key in ("out", "resume", "quiet", "save_lp"):
         given.pop(key, None)
-    for key, flag in (("problem", "--set"), ("backend", "--backend-set"), ("curvature", "--curvature-set")):
+    for key, flag in (
+        ("problem", "--set"),
+        ("select", "--select-set"),
+        ("backend", "--backend-set"),
+        ("curvature", "--curvature-set"),
+    ):
         if f"{key}_options" in given:
             given[f"{key}_options"] = parse_pairs(flag, given[f"{key}_options"])
     if "slack" in given:

@@ -30,6 +30,7 @@ class RunSettings:
 
     Attributes:
         problem, problem_options: entry point or MODULE:NAME, and its keyword arguments.
+        select, select_options: share of the weights to choose and tune alone, and the flags of ``lift select`` for it.
         backend, backend_options: same for the LP backend.
         curvature, curvature_options: same for the curvature model, one of `CURVATURES`.
         threads: of torch. Sums depend on it, so a resumed run uses the number it was started with.
@@ -40,6 +41,8 @@ class RunSettings:
 
     problem: str = "gpt2_wikitext2"
     problem_options: dict[str, Any] = field(default_factory=dict)
+    select: float | None = None
+    select_options: dict[str, Any] = field(default_factory=dict)
     backend: str = "interior_point"
     backend_options: dict[str, Any] = field(default_factory=dict)
     curvature: str = LowRank.name
@@ -65,6 +68,10 @@ class RunSettings:
             raise ValueError(f"--curvature: expected one of {', '.join(CURVATURES)}, got {self.curvature!r}")
         if self.line_search not in get_args(LineSearchName):
             raise ValueError(f"--line-search: expected golden or armijo, got {self.line_search!r}")
+        if self.select is not None and not 0 < self.select <= 1:
+            raise ValueError(f"--select: expected a share of the weights in (0, 1], got {self.select}")
+        if self.select_options and self.select is None:
+            raise ValueError("--select-set: expected together with --select BUDGET, got it alone")
         if self.threads < 1:
             raise ValueError(f"--threads: expected at least 1, got {self.threads}")
 

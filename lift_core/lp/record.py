@@ -56,6 +56,8 @@ class LinearProgram:
         row_lower, row_upper: shape (m,) or one number; -inf / +inf where there is no bound.
         col_lower, col_upper: shape (n,) or one number; default: free.
         offset: constant added to the objective.
+        integrality: which variables must be whole numbers, shape (n,); None for none. Only backends whose
+            ``takes_integers`` is true solve such programs.
 
     Raises:
         ValueError: wrong shapes, NaN anywhere, inf in ``c`` or ``A``, a lower bound above its upper bound or of +inf.
@@ -75,6 +77,7 @@ class LinearProgram:
         col_lower: Vector = -math.inf,
         col_upper: Vector = math.inf,
         offset: float = 0.0,
+        integrality: Tensor | np.ndarray | list[bool] | None = None,
     ) -> None:
         self.A: LinearOperator = as_operator(A)
         m, n = self.A.shape
@@ -89,6 +92,9 @@ class LinearProgram:
         self.offset = float(offset)
         if not math.isfinite(self.offset):
             raise ValueError(f"offset: expected a finite number, got {offset}")
+        self.integrality = None if integrality is None else torch.as_tensor(integrality, dtype=torch.bool)
+        if self.integrality is not None and self.integrality.shape != (n,):
+            raise ValueError(f"integrality: expected shape ({n},), got {tuple(self.integrality.shape)}")
 
     @property
     def num_rows(self) -> int:
@@ -121,7 +127,10 @@ class LinearProgram:
             (self.col_upper, free),
         ]
         c, row_lower, row_upper, col_lower, col_upper = (np.concatenate([v.cpu().numpy(), extra]) for v, extra in pairs)
-        return ExplicitLP(c, sp.csr_matrix(matrix), row_lower, row_upper, col_lower, col_upper, self.offset)
+        whole = None
+        if self.integrality is not None:
+            whole = np.concatenate([self.integrality.cpu().numpy(), np.zeros(k, dtype=bool)])
+        return ExplicitLP(c, sp.csr_matrix(matrix), row_lower, row_upper, col_lower, col_upper, self.offset, whole)
 
     def _vector(self, name: str, value: Vector, size: int) -> Tensor:
         vector = torch.as_tensor(value, dtype=torch.float64, device=self.A.device)
@@ -158,6 +167,7 @@ class ExplicitLP(NamedTuple):
     col_lower: np.ndarray
     col_upper: np.ndarray
     offset: float
+    integrality: np.ndarray | None = None
 
 
 class LPStart(NamedTuple):
@@ -193,9 +203,11 @@ class LPBackend(ABC):
     Attributes:
         rtol: relative KKT tolerance that an answer is asked to meet, and judged by.
         time_limit: seconds, on a monotonic clock.
+        takes_integers: whether it solves programs with `LinearProgram.integrality`.
     """
 
     name: ClassVar[str]
+    takes_integers: ClassVar[bool] = False
     rtol: float = 1e-6
     time_limit: float = math.inf
 

@@ -68,10 +68,13 @@ def solve_lp(lp: LinearProgram, backend: LPBackend, *, start: LPStart | None = N
     The status is `OPTIMAL` exactly when the recomputed residuals meet ``backend.rtol``, whatever the solver said; a
     claim of optimality that misses them becomes `INACCURATE`. A recession ray proves that the program is unbounded only
     if there is a feasible point: ``backend`` is asked for one by solving the program without costs, which takes up to
-    its time limit once more. Where it finds none, the verdict is `INFEASIBLE_OR_UNBOUNDED`.
+    its time limit once more. Where it finds none, the verdict is `INFEASIBLE_OR_UNBOUNDED`. An integer program has no
+    dual point: there the solver's word is taken for optimality, once x is feasible and whole up to ``backend.rtol``;
+    dual residual and gap read 0, and no bound is proved.
 
     Raises:
-        ValueError: if products with A are not finite or have the wrong shape.
+        ValueError: if the program has integers and the backend does not take them, or if products with A are not finite
+            or have the wrong shape.
 
     >>> from backends import HiGHS
     >>> lp = LinearProgram(c=[1.0, 1.0], A=[[1.0, 2.0]], row_lower=2.0, col_lower=0.0)
@@ -88,6 +91,8 @@ def solve_lps(
     programs = list(lps)
     for lp in programs:
         _check_products(lp.A)
+        if lp.integrality is not None and not backend.takes_integers:
+            raise ValueError(f"backend: expected one that takes integer programs (HiGHS, Pyomo), got {backend.name!r}")
     answers = (backend.solve(lp, start) for lp in programs) if len(programs) == 1 else backend.solve_sequence(programs)
     answers = iter(answers)
     for lp in programs:
@@ -106,6 +111,10 @@ def judge(lp: LinearProgram, answer: BackendAnswer, backend: LPBackend, seconds:
     objective, bound, kkt = math.nan, -math.inf, KKTResiduals(math.inf, math.inf, math.inf)
     if status is LPStatus.INFEASIBLE:
         certified = proves_infeasible(lp, y)
+    elif lp.integrality is not None:
+        objective, kkt = _integer_residuals(lp, x)
+        if status is LPStatus.OPTIMAL and not kkt.worst <= backend.rtol:
+            status = LPStatus.INACCURATE if math.isfinite(objective) else LPStatus.NUMERICAL_ERROR
     elif status in _DUAL_INFEASIBLE and proves_unbounded(lp, x):
         certified, feasible = True, _finds_feasible_point(lp, backend)
         status = LPStatus.UNBOUNDED if feasible else LPStatus.INFEASIBLE_OR_UNBOUNDED
@@ -133,6 +142,15 @@ def kkt_residuals(lp: LinearProgram, x: Tensor, y: Tensor) -> tuple[float, float
         gap=abs(primal_objective - dual_objective) / (1 + abs(primal_objective) + abs(dual_objective)),
     )
     return primal_objective, dual_objective if dual_residual == 0 else -math.inf, kkt
+
+
+def _integer_residuals(lp: LinearProgram, x: Tensor) -> tuple[float, KKTResiduals]:
+    """Objective and primal residual of an integer program, distances to whole numbers included."""
+    if not torch.isfinite(x).all():
+        return math.nan, KKTResiduals(math.inf, math.inf, math.inf)
+    objective, _, kkt = kkt_residuals(lp, x, torch.zeros_like(lp.row_lower))
+    off_whole = torch.where(lp.integrality, x - x.round(), 0.0) if lp.integrality is not None else x - x
+    return objective, KKTResiduals(math.hypot(kkt.primal, float(off_whole.norm())), 0.0, 0.0)
 
 
 def proves_infeasible(lp: LinearProgram, ray: Tensor, rtol: float = 1e-6) -> bool:
