@@ -55,6 +55,8 @@ def save_lp(lp: LinearProgram, path: str | Path) -> None:
     LinearProgram(rows=1, columns=2, A=Dense)
     """
     arrays: Arrays = {name: getattr(lp, name) for name in _VECTORS}
+    if lp.integrality is not None:
+        arrays["integrality"] = lp.integrality
     description = {"format": FORMAT, "version": VERSION, "offset": lp.offset, "A": _describe("A", lp.A, arrays)}
     plain = {name: array.detach().cpu().contiguous().numpy() for name, array in arrays.items()}
     write_atomically(Path(path), save(plain, {FORMAT: json.dumps(description)}))
@@ -83,7 +85,12 @@ def load_lp(path: str | Path, *, device: torch.device | str = "cpu") -> LinearPr
         if description["version"] > VERSION:
             raise ValueError(f"its format {description['version']} is newer than {VERSION}; upgrade this package")
         vectors = {name: arrays[name] for name in _VECTORS}
-        return LinearProgram(A=_build("A", description["A"], arrays), offset=description["offset"], **vectors)
+        return LinearProgram(
+            A=_build("A", description["A"], arrays),
+            offset=description["offset"],
+            integrality=arrays.get("integrality"),
+            **vectors,
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"path: {path} holds no valid linear program: {error}") from error
 

@@ -69,6 +69,13 @@ def test_every_operator_comes_back_in_its_own_form(operator: LinearOperator, tmp
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_whole_variables_stay_whole(tmp_path: Path) -> None:
+    lp = LinearProgram(c=[1.0, 1.0], A=[[1.0, 2.0]], row_lower=2.0, col_lower=0.0, integrality=[True, False])
+    save_lp(lp, tmp_path / "whole.safetensors")
+    again = load_lp(tmp_path / "whole.safetensors").integrality
+    assert again is not None and again.tolist() == [True, False]
+
+
 def test_every_case_of_the_contract_survives(tmp_path: Path) -> None:
     for case in lp_cases():
         save_lp(case.lp, tmp_path / "case.safetensors")
