@@ -44,7 +44,7 @@ def run(name: str, backend: LPBackend, family: str, examples: int, progress: Pro
 
     @settings(
         max_examples=examples, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
     )  # fmt: skip
     @given(known=FAMILIES[family])
     def solve(known: KnownLP) -> None:

@@ -35,7 +35,7 @@ BAD_ARGUMENTS = (
     (f"run {Q} --backend-set rtol=small", "--backend-set rtol=small: HiGHS wants a number, got 'small'"),
     (f"run {Q} --backend-set rtol=2", "rtol: expected a number in (0, 1), got 2"),
     (f"run {Q} --backend-set method=magic", "method: expected one of"),
-    (f"run {Q} --curvature magic", "--curvature: expected one of exact, gauss_newton, low_rank, sr1, diagonal"),
+    (f"run {Q} --curvature magic", "--curvature: expected one of exact, gauss_newton, low_rank, fisher, sr1, diagonal"),
     (f"run {Q} --curvature-set rnk=3", "--curvature-set rnk=3: LowRank has no such option; it has"),
     (f"run {Q} --curvature-set rank=0", "rank: expected a positive number, got 0"),
     (f"run {Q} --curvature-set share=2", "share: expected a number in (0, 1], got 2"),

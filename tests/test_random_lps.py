@@ -18,7 +18,7 @@ BACKENDS: dict[str, LPBackend] = {
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-@settings(max_examples=70)
+@settings(max_examples=50)
 @given(known=nasty_lps())
 def test_nasty_programs(name: str, known: KnownLP) -> None:
     check_answer(known, BACKENDS[name])
@@ -26,7 +26,7 @@ def test_nasty_programs(name: str, known: KnownLP) -> None:
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-@settings(max_examples=30)
+@settings(max_examples=25)
 @given(known=direction_lps(max_weights=12, max_hyper=4))
 def test_directions(name: str, known: KnownLP) -> None:
     assert check_answer(known, BACKENDS[name]) is LPStatus.OPTIMAL

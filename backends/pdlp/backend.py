@@ -53,7 +53,7 @@ class PDLP(LPBackend):
     >>> log = []
     >>> round(solve_lp(lp, PDLP(rtol=1e-6, callback=log.append)).objective, 4)
     1.0
-    >>> log[-1].iterations
+    >>> log[0].iterations
     40
     """
 
