@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,8 @@ PAIR = ["--backends", "highs,interior_point", "--repeats", "1"]
 
 def start(*words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "lift_core.cli", "compare", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    hear = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a suite run in the background is deaf to Ctrl-C
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear)
 
 
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
