@@ -41,10 +41,13 @@ def test_code_in_pages_runs(name: str, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", ["own_problem", "compare_backends", "gpt2_wikitext2"])
-def test_examples_run_at_toy_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_examples_run_at_toy_size(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("LIFT_TOY", "1")
     monkeypatch.setattr(sys, "argv", [name])
     runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
+    assert any(character.isdigit() for character in capsys.readouterr().out), f"{name} printed no figure"
 
 
 def test_the_readme_shows_the_quickstart() -> None:
