@@ -52,6 +52,11 @@ class Situation:
     def point(self) -> Point:
         return self.training.point
 
+    @property
+    def known(self) -> dict[str, float]:
+        """Losses at the point, by split, that need not be evaluated again."""
+        return {"selection": self.selection_loss}
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -70,6 +75,11 @@ class Candidate:
     selection_loss: float
     curve: tuple[tuple[float, float], ...]
     facts: Facts = field(default_factory=Facts)
+
+    @property
+    def known(self) -> dict[str, float]:
+        """Losses at the point, by split, that need not be evaluated again."""
+        return {"selection": self.selection_loss}
 
     def describe(self) -> Facts:
         """The candidate without its tensors, as JSON values."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lift_core.curvature import CurvatureModel, LowRank
@@ -150,8 +151,8 @@ class LocalSearch:
         refitted = self._refit(problem, here, moved)
         best = min((moved, refitted), key=lambda candidate: candidate.selection_loss)
         accepted = best.selection_loss < here.selection_loss
-        before = state.steps[-1]["after"] if state.steps else _losses(problem, here.point)
-        after_move = before if moved.label == "stay" else _losses(problem, moved.training.point)
+        before = state.steps[-1]["after"] if state.steps else _losses(problem, here.point, known=here.known)
+        after_move = before if moved.label == "stay" else _losses(problem, moved.training.point, known=moved.known)
         record: Facts = {
             "accepted": accepted,
             "refit_kept": best is refitted and best is not moved,
@@ -160,7 +161,7 @@ class LocalSearch:
             "refit_curve": [list(pair) for pair in refitted.curve] if refitted is not moved else [],
             "before": before,
             "moved": after_move,
-            "after": after_move if best is moved else _losses(problem, best.training.point),
+            "after": after_move if best is moved else _losses(problem, best.training.point, known=best.known),
             "hyper": best.training.point.hyper.tolist(),
             "cost": asdict(problem.cost),
             "seconds": time.perf_counter() - began,
@@ -208,7 +209,7 @@ class LocalSearch:
             "cost": asdict(problem.cost),
             "seconds": time.perf_counter() - began,
         }
-        record |= _losses(problem, best.training.point, splits=ALL_SPLITS)
+        record |= _losses(problem, best.training.point, ALL_SPLITS, known=best.known)
         return replace(state, controls=(*state.controls, record))
 
     def _situation(
@@ -231,9 +232,10 @@ class LocalSearch:
         before: Facts = {"method": "before", "cost": asdict(Cost()), "seconds": 0.0, "label": "warm start"}
         lift: Facts = {"method": "LiFT", "cost": asdict(spent), "seconds": seconds}
         lift["label"] = ", ".join(step["label"] for step in state.steps)
+        known = (state.steps[0]["before"], state.steps[-1]["after"]) if state.steps else ({}, {})
         methods = (
-            before | _losses(problem, warm.point, splits=ALL_SPLITS),
-            lift | _losses(problem, state.training.point, splits=ALL_SPLITS),
+            before | _losses(problem, warm.point, ALL_SPLITS, known=known[0]),
+            lift | _losses(problem, state.training.point, ALL_SPLITS, known=known[1]),
             *state.controls,
         )
         return SearchResult(
@@ -274,7 +276,13 @@ class _Recorder:
         return Metered(self._problem, None if notify is None else lambda cost: notify(stage, done, total, cost))
 
 
-def _losses(problem: BilevelProblem, point: Point, *, splits: tuple[Split, ...] = CHOOSING_SPLITS) -> Facts:
-    """Loss on each split; reporting is not part of any budget."""
+def _losses(
+    problem: BilevelProblem,
+    point: Point,
+    splits: tuple[Split, ...] = CHOOSING_SPLITS,
+    *,
+    known: Mapping[str, float] = MappingProxyType({}),
+) -> Facts:
+    """Loss on each split, unless it is known; reporting is not part of any budget."""
     inner = problem.inner if isinstance(problem, Metered) else problem
-    return {split: inner.loss(point, split) for split in splits}
+    return {split: known[split] if split in known else inner.loss(point, split) for split in splits}

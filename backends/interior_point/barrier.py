@@ -124,14 +124,14 @@ class Barrier:
         lower, upper = elementwise(lambda gl, gu, zl, zu: (-gl * zl, -gu * zu), *at[2:])
         return Aims(lower, upper)
 
-    def corrected_aims(self, at: Iterate, affine: Iterate, target: float, weight: float) -> Aims:
-        """All products to the target, less ``weight`` times the second-order error of the affine direction."""
+    def correcting_aims(self, at: Iterate, affine: Iterate, target: float) -> Aims:
+        """What the affine direction leaves to do: all products to the target, less its second-order error."""
 
-        def aim(gap: Tensor, z: Tensor, d_gap: Tensor, d_z: Tensor, has: Tensor) -> tuple[Tensor]:
-            return (torch.where(has, target - gap * z - weight * d_gap * d_z, 0.0),)
+        def aim(d_gap: Tensor, d_z: Tensor, has: Tensor) -> tuple[Tensor]:
+            return (torch.where(has, target - d_gap * d_z, 0.0),)
 
-        (lower,) = elementwise(aim, at.gap_lower, at.z_lower, affine.gap_lower, affine.z_lower, self.has_lower)
-        (upper,) = elementwise(aim, at.gap_upper, at.z_upper, affine.gap_upper, affine.z_upper, self.has_upper)
+        (lower,) = elementwise(aim, affine.gap_lower, affine.z_lower, self.has_lower)
+        (upper,) = elementwise(aim, affine.gap_upper, affine.z_upper, self.has_upper)
         return Aims(lower, upper)
 
     def centred_aims(self, at: Iterate, along: Iterate, primal: float, dual: float, target: float) -> Aims:
@@ -170,18 +170,45 @@ class Barrier:
         return Iterate(dw, dy, *found)
 
 
-def plus(along: Iterate, correction: Iterate) -> Iterate:
-    """The sum of two directions."""
-    return Iterate(*(one + other for one, other in zip(along, correction, strict=True)))
-
-
 def step_lengths(at: Iterate, along: Iterate, fraction: float = 1.0) -> tuple[float, float]:
     """How far gaps and duals can go, at most 1: this fraction of the way to where one of them reaches zero."""
-    longest = [_longest_step(*pair) for pair in zip(at[2:], along[2:], strict=True)]
+    longest = [_longest_steps(positive, (0.0,), change)[0] for positive, change in zip(at[2:], along[2:], strict=True)]
     primal, dual = min(longest[:2]), min(longest[2:])
     return min(1.0, fraction * primal), min(1.0, fraction * dual)
 
 
-def _longest_step(positive: Tensor, change: Tensor) -> float:
-    steps = reduced(lambda at, by: torch.where(by < 0, -at / by, math.inf).min(), positive, change)
-    return float(steps.min()) if len(steps) else math.inf
+def best_shares(
+    at: Iterate, along: Iterate, correction: Iterate, shares: tuple[float, ...]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The shares of a correction with which gaps and duals can go farthest, and how far that is, at most 1.
+
+    Reference: Colombo & Gondzio (2008), Further development of multiple centrality correctors for interior point
+    methods, Comput. Optim. Appl. 41, 277-305.
+    """
+    longest = [_longest_steps(part, shares, *by) for part, *by in zip(at[2:], along[2:], correction[2:], strict=True)]
+    found = []
+    for pair in (longest[:2], longest[2:]):
+        steps = [min(1.0, one, other) for one, other in zip(*pair, strict=True)]
+        found.append((shares[steps.index(max(steps))], max(steps)))
+    (share_primal, primal), (share_dual, dual) = found
+    return (share_primal, share_dual), (primal, dual)
+
+
+def _longest_steps(positive: Tensor, shares: tuple[float, ...], along: Tensor, *correction: Tensor) -> list[float]:
+    """How far each of ``along + share · correction`` leads from a positive vector until an entry reaches zero.
+
+    Entries that are zero, and stay so, do not count.
+    """
+
+    def fastest(positive: Tensor, along: Tensor, *correction: Tensor) -> Tensor:
+        positive = positive.clamp(min=torch.finfo(positive.dtype).tiny)
+        rate = along / positive
+        if not correction:
+            return rate.min()[None]
+        more = correction[0] / positive
+        return torch.stack([torch.add(rate, more, alpha=share).min() for share in shares])
+
+    if not len(positive):
+        return [math.inf] * len(shares)
+    rates = reduced(fastest, positive, along, *correction).amin(0).tolist()
+    return [-1 / rate if rate < 0 else math.inf for rate in rates]

@@ -1,4 +1,5 @@
-"""Elementwise formulas over long vectors, a chunk at a time: temporaries stay small, and on a CPU in the cache."""
+"""Elementwise formulas over long vectors, a chunk at a time: temporaries stay small, and on a CPU in
+the outer cache, while each operation is still long enough for a few threads."""
 
 from __future__ import annotations
 
@@ -7,17 +8,17 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-ENTRIES = {"cpu": 1 << 15, "cuda": 1 << 22}
+ENTRIES = {"cpu": 1 << 17, "cuda": 1 << 22}
 """Entries of a chunk by the type of device."""
-ROWS = {"cpu": 1 << 13, "cuda": 1 << 20}
+ROWS = {"cpu": 1 << 15, "cuda": 1 << 20}
 """Rows of a chunk of a tall matrix."""
 
 
 def chunks(length: int, device: torch.device, sizes: dict[str, int] = ENTRIES) -> Iterator[slice]:
     """Slices that cover ``range(length)``.
 
-    >>> [part.stop for part in chunks(70_000, torch.device("cpu"))]
-    [32768, 65536, 70000]
+    >>> [part.stop for part in chunks(300_000, torch.device("cpu"))]
+    [131072, 262144, 300000]
     """
     size = sizes.get(device.type, sizes["cpu"])
     return (slice(start, min(start + size, length)) for start in range(0, length, size))

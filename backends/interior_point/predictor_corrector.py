@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from backends.certificates import certify
-from backends.interior_point.barrier import Barrier, Iterate, plus, step_lengths
+from backends.interior_point.barrier import Barrier, Iterate, best_shares, step_lengths
 from backends.interior_point.newton import Newton
 from backends.interior_point.starting_point import starting_point, warm_point
 from backends.interior_point.system import NewtonSystem
@@ -21,9 +21,9 @@ from lift_core.lp import BackendAnswer, LinearProgram, LPStart, LPStatus
 
 STEP_FRACTION = 0.995
 """Of the way to the nearest bound."""
-SECOND_ORDER_FROM = 0.1
-"""Affine steps shorter than this say nothing about the second-order error of a long step."""
-MAX_CORRECTORS = 2
+NUM_SHARES, SMALLEST_SHARE = 5, 0.1
+"""How many shares of a corrector are tried, and the smallest of them."""
+MAX_CENTRALITY_CORRECTORS = 2
 LENGTHEN = 0.3
 """What a centrality corrector tries to add to the steps, of which it must reach the share `WORTHWHILE`."""
 WORTHWHILE = 0.1
@@ -113,42 +113,40 @@ def _search_direction(barrier: Barrier, at: Iterate, products: tuple[Tensor, Ten
 
     1. predictor: the affine direction, towards μ = 0
     2. centring  σ = (μ after the longest affine step / μ)³
-    3. corrector: towards σ μ, less the second-order error of the affine direction
-    4. centrality correctors, see `_correct_centrality`
+    3. corrector: towards σ μ, against the second-order error of the affine direction
+    4. centrality corrector: bring the products that a longer step would spoil back to ``[0.1, 10] σ μ``
+
+    Of each corrector as much is added as lets gaps and duals go farthest.
+
+    References: Mehrotra (1992); Gondzio (1996), Multiple centrality corrections, Comput. Optim. Appl. 6, 137-156.
 
     Raises:
         torch.linalg.LinAlgError: if the arithmetic breaks down.
     """
     barrier.factorize(at)
-    off = barrier.residuals(at, *products)
-    affine = barrier.direction(at, off, barrier.affine_aims(at))
-    primal, dual = step_lengths(at, affine)
+    along = barrier.direction(at, barrier.residuals(at, *products), barrier.affine_aims(at))
+    primal, dual = step_lengths(at, along)
     mu = barrier.mean_product(at)
-    sigma = (barrier.mean_product_after(at, affine, primal, dual) / mu) ** 3 if mu > 0 else 0.0
-    weight = 1.0 if min(primal, dual) >= SECOND_ORDER_FROM else 0.0
-    aims = barrier.corrected_aims(at, affine, sigma * mu, weight)
-    del affine
-    along = _correct_centrality(barrier, at, barrier.direction(at, off, aims), sigma * mu)
+    target = mu * (barrier.mean_product_after(at, along, primal, dual) / mu) ** 3 if mu > 0 else 0.0
+    corrector = barrier.direction(at, None, barrier.correcting_aims(at, along, target))
+    shares, lengths = best_shares(at, along, corrector, _shares(max(primal * dual, SMALLEST_SHARE)))
+    along.move(corrector, *shares)
+    for _ in range(MAX_CENTRALITY_CORRECTORS):
+        goals = [min(1.0, length + LENGTHEN) for length in lengths]
+        corrector = barrier.direction(at, None, barrier.centred_aims(at, along, *goals, target))
+        shares, longer = best_shares(at, along, corrector, (0.0, *_shares(SMALLEST_SHARE)))
+        if sum(longer) < sum(lengths) + WORTHWHILE * LENGTHEN:
+            break
+        along.move(corrector, *shares)
+        lengths = longer
     if not along.is_finite():
         raise torch.linalg.LinAlgError("the Newton direction is not finite")
     return along
 
 
-def _correct_centrality(barrier: Barrier, at: Iterate, along: Iterate, target: float) -> Iterate:
-    """Bring the products that a longer step would spoil back to ``[0.1, 10] target``, while steps get longer by it.
-
-    Reference: Gondzio (1996), Multiple centrality corrections, Comput. Optim. Appl. 6, 137-156.
-    """
-    primal, dual = step_lengths(at, along)
-    for _ in range(MAX_CORRECTORS):
-        goals = min(1.0, primal + LENGTHEN), min(1.0, dual + LENGTHEN)
-        correction = barrier.direction(at, None, barrier.centred_aims(at, along, *goals, target))
-        corrected = plus(along, correction)
-        longer_primal, longer_dual = step_lengths(at, corrected)
-        if longer_primal + longer_dual < primal + dual + WORTHWHILE * LENGTHEN:
-            break
-        along, primal, dual = corrected, longer_primal, longer_dual
-    return along
+def _shares(smallest: float) -> tuple[float, ...]:
+    """Shares of a correction to choose from, in ``[smallest, 1]``."""
+    return tuple(smallest + (1 - smallest) * step / (NUM_SHARES - 1) for step in range(NUM_SHARES))
 
 
 def _certify(lp: LinearProgram, at: Iterate, along: Iterate, iteration: int) -> BackendAnswer | None:

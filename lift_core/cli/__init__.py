@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lift_core.allocation import keep_freed_memory
 from lift_core.cli import check, compare, listing, run, select
 
 app = typer.Typer(name="lift", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A mistake in the arguments, data or installation ends as one line on the error stream; anything unexpected keeps
     its traceback.
     """
+    keep_freed_memory()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # so that MODULE:NAME finds a module in the working directory
