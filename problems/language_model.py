@@ -255,7 +255,7 @@ class LanguageModel(BilevelProblem):
         for split in get_args(Split):
             content.update("".join([split, *self.articles[split]]).encode())
         penalty = f"{type(self.regularizer).__name__} from {self._initial_hyper.tolist()}"
-        limits = f"blocks of {self.block_length} tokens, at most {dict(self.max_tokens)}"
+        limits = f"blocks of {self.block_length} tokens, at most {dict(sorted(self.max_tokens.items()))}"
         return f"{super().describe()}, {penalty}, {limits}, {self._layout.dtype}, content {content.hexdigest()[:16]}"
 
     def perplexity(self, point: Point, split: Split) -> Perplexity:

@@ -14,7 +14,7 @@ import pytest
 
 import lift_core as lift
 from lift_core.cli import main
-from lift_core.cli.settings import RunSettings, resolve
+from lift_core.cli.settings import RunSettings, read_config, resolve, write_config
 from lift_core.records import CHECKPOINT, without_times
 from problems import Quadratic
 
@@ -52,6 +52,12 @@ def test_run_writes_config_checkpoint_result_and_report(tmp_path: Path, capsys: 
     assert "warm-up 2/2" in shown.err and "LP step 1/1" in shown.err
     before, moved = result["methods"][:2]
     assert moved["metric"]["selection"] < before["metric"]["selection"]
+
+
+def test_options_come_back_in_the_order_they_were_given_in(tmp_path: Path) -> None:
+    settings = RunSettings(problem_options={"limits": {"z": 1, "a": 2}})
+    write_config(tmp_path, settings)
+    assert repr(read_config(tmp_path)) == repr(settings)
 
 
 def test_quiet_prints_one_line(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -315,6 +315,11 @@ def test_a_folder_with_one_file_per_part(tmp_path: Path, monkeypatch: pytest.Mon
     assert tiny_problem(texts=str(tmp_path / "data")).describe() == tiny_problem().describe()
 
 
+def test_the_description_knows_the_limits_of_the_splits_not_their_order() -> None:
+    one, other = tiny_problem(max_tokens={"test": 64, "train": 96}), tiny_problem(max_tokens={"train": 96, "test": 64})
+    assert one.describe() == other.describe() != tiny_problem(max_tokens={"train": 96}).describe()
+
+
 def test_model_and_tokenizer_from_a_folder(tmp_path: Path) -> None:
     tiny_gpt2().save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)

@@ -141,7 +141,7 @@ def resolve(given: Mapping[str, Any], problem: BilevelProblem) -> RunSettings:
 
 
 def write_config(folder: Path, settings: RunSettings) -> None:
-    write_atomically(folder / CONFIG, json.dumps(settings.to_json(), indent=2, sort_keys=True) + "\n")
+    write_atomically(folder / CONFIG, json.dumps(settings.to_json(), indent=2) + "\n")
 
 
 def read_config(folder: Path) -> RunSettings:
