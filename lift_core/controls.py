@@ -6,14 +6,16 @@ The plain descent directions stand in `moves`; here are the ones that solve with
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
+from jaxtyping import Float64
+from torch import Tensor
 
 from lift_core.curvature import add_diagonal
-from lift_core.direction import Linearization, TrustBox
+from lift_core.direction import Linearization, TrustBox, linearize
 from lift_core.krylov import conjugate_gradient
 from lift_core.moves import (
     Candidate,
@@ -24,7 +26,9 @@ from lift_core.moves import (
     SignGradient,
     Situation,
     take_epochs,
+    until_stale,
 )
+from lift_core.operators import LinearOperator
 from lift_core.problem import BilevelProblem, Point, Split
 from lift_core.training import TrainingDivergedError
 
@@ -47,7 +51,10 @@ class ImplicitHypergradient(LineMove):
     box: TrustBox = field(default_factory=TrustBox)
     name: str = "implicit hypergradient"
 
-    def directions(self, problem: BilevelProblem, here: Situation, known: Linearization) -> Iterator[Direction]:
+    def adjoint(
+        self, problem: BilevelProblem, here: Situation, known: Linearization
+    ) -> tuple[LinearOperator, Float64[Tensor, " n"]]:
+        """H, and ``H⁻¹ g`` by conjugate gradients."""
         batches = problem.batches("train")
         generator = torch.Generator().manual_seed(here.seed)
         chosen = torch.randperm(len(batches), generator=generator)[: max(1, math.ceil(self.share * len(batches)))]
@@ -55,7 +62,10 @@ class ImplicitHypergradient(LineMove):
         if problem.regularizer is not None:
             diagonal = problem.regularizer.hessian(here.point.hyper, here.point.weights).diagonal
             hessian = add_diagonal(hessian, diagonal)
-        adjoint, _ = conjugate_gradient(hessian, known.grad_weights, self.iterations, damping=self.damping)
+        return hessian, conjugate_gradient(hessian, known.grad_weights, self.iterations, damping=self.damping)[0]
+
+    def directions(self, problem: BilevelProblem, here: Situation, known: Linearization) -> Iterator[Direction]:
+        hessian, adjoint = self.adjoint(problem, here, known)
         hypergradient = known.grad_hyper - known.mixed.rmatvec(adjoint)
         largest = float(hypergradient.abs().max()) if len(hypergradient) else 0.0
         if largest == 0.0:
@@ -90,17 +100,18 @@ class MoreTraining(Move):
 
 @dataclass(frozen=True, kw_only=True)
 class HyperSearch(Move):
-    """Grid or random search over λ, each trial trained from the same point with an equal part of the budget.
+    """Search over λ, each trial trained from the same point with an equal part of the budget.
 
     Attributes:
-        kind: ``"grid"`` shifts all of λ by the same amount, ``"random"`` draws one shift per hyperparameter.
+        kind: ``"grid"`` shifts all of λ by the same amount, ``"random"`` draws one shift per hyperparameter, ``"tpe"``
+            asks Optuna's tree-structured Parzen estimator, told the best selection loss of each trial.
         trials: number of settings.
         reach: largest shift of λ, either way.
         max_epochs: cap on the epochs of one trial.
         patience: epochs without a new best of the trial after which it stops.
     """
 
-    kind: Literal["grid", "random"] = "grid"
+    kind: Literal["grid", "random", "tpe"] = "grid"
     trials: int = 3
     reach: float = 4.0
     max_epochs: int = 20
@@ -108,34 +119,93 @@ class HyperSearch(Move):
     name: str = "grid search"
 
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
-        p = len(here.point.hyper)
-        if self.kind == "grid":
-            shifts = torch.linspace(-self.reach, self.reach, self.trials, dtype=torch.float64)[:, None].expand(-1, p)
-        else:
-            generator = torch.Generator().manual_seed(here.seed)
-            draws = torch.rand(self.trials, p, generator=generator, dtype=torch.float64)
-            shifts = self.reach * (2 * draws - 1)
         count = max(1, math.floor(min(self.max_epochs, here.budget / self.trials)))
-        for number, shift in enumerate(shifts):
+        shifts = self._shifts(len(here.point.hyper), here.seed)
+        shift = next(shifts)
+        for number in range(1, self.trials + 1):
             hyper = (here.point.hyper + shift).clamp(problem.hyper_lower, problem.hyper_upper)
             start = replace(here.training, point=Point(hyper, here.point.weights))
-            label = f"λ{shift[0]:+.2g}, " if self.kind == "grid" else f"trial {number + 1}, "
+            label = f"λ{shift[0]:+.2g}, " if self.kind == "grid" else f"trial {number}, "
             epochs = here.trainer.epochs(problem, start, seed=here.seed)
-            trial = take_epochs(problem, here, epochs, count, label)
-            yield from until_stale(trial, here.selection_loss, self.patience)
+            best = math.inf
+            for candidate in until_stale(
+                take_epochs(problem, here, epochs, count, label), here.selection_loss, self.patience
+            ):
+                best = min(best, candidate.selection_loss)
+                yield candidate
+            if number < self.trials:
+                shift = shifts.send(best)
+
+    def _shifts(self, p: int, seed: int) -> Generator[Float64[Tensor, " p"], float, None]:
+        """Shifts of λ; each is answered by the best selection loss that it led to."""
+        if self.kind == "tpe":
+            yield from self._parzen_shifts(p, seed)
+        generator = torch.Generator().manual_seed(seed)
+        for at in torch.linspace(-self.reach, self.reach, self.trials, dtype=torch.float64):
+            drawn = self.reach * (2 * torch.rand(p, generator=generator, dtype=torch.float64) - 1)
+            yield at.expand(p) if self.kind == "grid" else drawn
+
+    def _parzen_shifts(self, p: int, seed: int) -> Generator[Float64[Tensor, " p"], float, None]:
+        """Reference: Bergstra et al. (2011), Algorithms for hyper-parameter optimization, NeurIPS 24."""
+        try:
+            import optuna
+        except ImportError as error:
+            raise ImportError("kind='tpe': needs Optuna: pip install 'lift-bilevel[optuna]'") from error
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        startup = max(2, self.trials // 3)
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup))
+        while True:
+            trial = study.ask()
+            values = [trial.suggest_float(f"shift_{j}", -self.reach, self.reach) for j in range(p)]
+            loss = yield torch.tensor(values, dtype=torch.float64)
+            study.tell(trial, min(loss, 1e30))
 
 
-def until_stale(epochs: Iterator[Candidate], best: float, patience: int) -> Iterator[Candidate]:
-    """Epochs until ``patience`` of them in a row brought no new best loss, or training diverged."""
-    stale = 0
-    try:
-        for candidate in epochs:
-            yield candidate
-            best, stale = min(best, candidate.selection_loss), 0 if candidate.selection_loss < best else stale + 1
-            if stale >= patience:
+@dataclass(frozen=True, kw_only=True)
+class ImplicitDescent(Move):
+    """Implicit differentiation from start to end: Adam on λ along hypergradients, θ trained on in between.
+
+    Attributes:
+        step: learning rate of λ.
+        inner_epochs: epochs of training after each step of λ.
+        iterations, damping, share: of conjugate gradients, see `ImplicitHypergradient`.
+        max_steps: cap beside the budget.
+
+    Reference: Pedregosa (2016), Hyperparameter optimization with approximate gradient, algorithm 1.
+    """
+
+    step: float = 0.3
+    inner_epochs: int = 2
+    iterations: int = 4
+    damping: float = 1e-3
+    share: float = 1.0
+    max_steps: int = 500
+    name: str = "implicit differentiation"
+
+    def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
+        inner = ImplicitHypergradient(iterations=self.iterations, damping=self.damping, share=self.share)
+        upper = problem.num_examples("direction") / problem.num_examples("train")
+        spent = 1 + upper + 2 * self.iterations * self.share + self.inner_epochs
+        count = max(1, math.floor(min(self.max_steps, here.budget / spent)))
+        hyper = here.point.hyper.clone().requires_grad_()
+        optimizer = torch.optim.Adam([hyper], lr=self.step)
+        state, curve = here.training, [(0.0, here.selection_loss)]
+        for number in range(1, count + 1):
+            known = linearize(problem, state.point)
+            _, adjoint = inner.adjoint(problem, replace(here, training=state), known)
+            hyper.grad = known.grad_hyper - known.mixed.rmatvec(adjoint)
+            optimizer.step()
+            with torch.no_grad():
+                hyper.clamp_(problem.hyper_lower, problem.hyper_upper)
+            state = replace(state, point=Point(hyper.detach().clone(), state.point.weights))
+            try:
+                for _ in range(self.inner_epochs):
+                    state, _ = here.trainer.epoch(problem, state, seed=here.seed)
+            except TrainingDivergedError:
                 return
-    except TrainingDivergedError:
-        return
+            loss = problem.loss(state.point, "selection")
+            curve.append((float(number), loss))
+            yield Candidate(f"step {number}", state, loss if math.isfinite(loss) else math.inf, tuple(curve))
 
 
 def standard_controls(box: TrustBox, *, share: float = 1.0) -> tuple[Move, ...]:
@@ -149,3 +219,8 @@ def standard_controls(box: TrustBox, *, share: float = 1.0) -> tuple[Move, ...]:
         HyperSearch(),
         HyperSearch(kind="random", name="random search"),
     )
+
+
+def more_controls(*, share: float = 1.0) -> tuple[Move, ...]:
+    """Outer loops that a study adds to the controls: they only come into their own with larger budgets."""
+    return (ImplicitDescent(share=share), HyperSearch(kind="tpe", trials=10, name="TPE"))

@@ -162,7 +162,7 @@ def slack_path_lps(
         residual=box.kappa * here.lower_gradient,
         rows=box.row_indices(hessian.shape[0], seed),
     )
-    return [_widen(first, slack * unit) for slack in slacks]
+    return [widen(first, slack * unit) for slack in slacks]
 
 
 def _room(problem: BilevelProblem, point: Point) -> tuple[Tensor, Tensor]:
@@ -224,7 +224,7 @@ def assemble_direction_lp(
         col_lower=torch.cat([torch.maximum(-hyper_box, lower), -weights_box]),
         col_upper=torch.cat([torch.minimum(hyper_box, upper), weights_box]),
     )
-    return _widen(lp, delta)
+    return widen(lp, delta)
 
 
 def slack_unit(hessian: LinearOperator, grad_weights: Tensor, weights_radius: Tensor) -> float:
@@ -264,7 +264,8 @@ def closed_form(
     return ClosedForm(value, adjoint, hypergradient, -radius * hypergradient.sign())
 
 
-def _widen(lp: LinearProgram, delta: float) -> LinearProgram:
+def widen(lp: LinearProgram, delta: float) -> LinearProgram:
+    """The same program with δ more room on both sides of every row."""
     return LinearProgram(
         c=lp.c, A=lp.A, row_lower=lp.row_lower - delta, row_upper=lp.row_upper + delta,
         col_lower=lp.col_lower, col_upper=lp.col_upper,

@@ -18,11 +18,12 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from lift_core.curvature import CurvatureModel, Snapshots, build_curvature
-from lift_core.direction import Linearization, TrustBox, linearize, slack_path_lps
+from lift_core.direction import Linearization, TrustBox, linearize, slack_path_lps, widen
 from lift_core.line_search import GoldenSection, LineSearch
-from lift_core.lp import LPBackend, LPSolution, solve_lps
+from lift_core.lp import LinearProgram, LPBackend, LPSolution, solve_lps
+from lift_core.operators import LinearOperator
 from lift_core.problem import BilevelProblem, Point
-from lift_core.training import Trainer, TrainingState
+from lift_core.training import Trainer, TrainingDivergedError, TrainingState
 
 Facts = dict[str, Any]
 """What a report says of a candidate: JSON values only."""
@@ -152,17 +153,23 @@ class LPDirection(LineMove):
     Attributes:
         backend: solves it.
         curvature: stands in for H.
-        slacks: ratios ρ in [0, 1], see METHOD `slack_unit`.
+        slacks: ratios ρ in [0, 1], see `slack_unit`.
+        delta: one absolute δ, in units of the training gradient, in place of the ratios.
         box: trust region and kept rows.
+        unit_norm: whether directions are scaled to ``‖(d_λ, d_θ)‖₂ = 1`` before the line search.
     """
 
     backend: LPBackend
     curvature: CurvatureModel
     slacks: tuple[float, ...] = (1e-3,)
+    delta: float | None = None
     box: TrustBox = field(default_factory=TrustBox)
+    unit_norm: bool = False
     name: str = "LiFT"
 
     def __post_init__(self) -> None:
+        if self.delta is not None and not (math.isfinite(self.delta) and self.delta >= 0):
+            raise ValueError(f"delta: expected a finite number >= 0, got {self.delta}")
         if not self.slacks or not all(0 <= slack <= 1 for slack in self.slacks):
             raise ValueError(f"slacks: expected one or more ratios in [0, 1], got {self.slacks}")
 
@@ -170,7 +177,7 @@ class LPDirection(LineMove):
         built = build_curvature(
             self.curvature, problem, here.point, start=known.grad_weights, snapshots=here.snapshots, seed=here.seed
         )
-        lps = slack_path_lps(problem, known, built.hessian, slacks=list(self.slacks), box=self.box, seed=here.seed)
+        lps, labels = self._programs(problem, known, built.hessian, here.seed)
         p = len(known.grad_hyper)
         shared = {
             "curvature": self.curvature.name,
@@ -184,11 +191,23 @@ class LPDirection(LineMove):
             "rows": lps[0].num_rows,
             "row_coverage": lps[0].num_rows / len(known.grad_weights),
         }
-        for slack, lp, solution in zip(self.slacks, lps, solve_lps(lps, self.backend), strict=True):
+        for (label, slack), lp, solution in zip(labels, lps, solve_lps(lps, self.backend), strict=True):
             has_point = bool(torch.isfinite(solution.x).all())
             x = solution.x if has_point else torch.zeros_like(solution.x)  # no direction, but a status to report
             facts = shared | {"slack": slack} | lp_facts(solution) | _box_share(lp.col_upper, x, p)
-            yield Direction(f"ρ={slack:g}", x[:p], x[p:], solution.objective if has_point else 0.0, facts)
+            scale = 1 / max(float(x.norm()), 1e-300) if self.unit_norm else 1.0
+            slope = scale * solution.objective if has_point else 0.0
+            yield Direction(label, scale * x[:p], scale * x[p:], slope, facts)
+
+    def _programs(
+        self, problem: BilevelProblem, known: Linearization, hessian: LinearOperator, seed: int
+    ) -> tuple[list[LinearProgram], list[tuple[str, float | None]]]:
+        """The direction LPs, with label and slack ratio of each."""
+        if self.delta is None:
+            lps = slack_path_lps(problem, known, hessian, slacks=list(self.slacks), box=self.box, seed=seed)
+            return lps, [(f"ρ={slack:g}", slack) for slack in self.slacks]
+        (tight,) = slack_path_lps(problem, known, hessian, slacks=[0.0], box=self.box, seed=seed)
+        return [widen(tight, self.delta)], [(f"δ={self.delta:g}", None)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,6 +262,19 @@ def take_epochs(
         loss = problem.loss(state.point, "selection")
         curve.append((float(number), loss))
         yield Candidate(f"{label}epoch {number}", state, loss if math.isfinite(loss) else math.inf, tuple(curve))
+
+
+def until_stale(epochs: Iterator[Candidate], best: float, patience: int) -> Iterator[Candidate]:
+    """Epochs until ``patience`` of them in a row brought no new best loss, or training diverged."""
+    stale = 0
+    try:
+        for candidate in epochs:
+            yield candidate
+            best, stale = min(best, candidate.selection_loss), 0 if candidate.selection_loss < best else stale + 1
+            if stale >= patience:
+                return
+    except TrainingDivergedError:
+        return
 
 
 def _box_share(radius: Tensor, x: Tensor, num_hyper: int) -> Facts:

@@ -14,7 +14,7 @@ from lift_core.direction import TrustBox
 from lift_core.line_search import GoldenSection, LineSearch
 from lift_core.lp import LPBackend
 from lift_core.metering import Cost, Metered
-from lift_core.moves import Candidate, Facts, LPDirection, Move, Situation, take_epochs
+from lift_core.moves import Candidate, Facts, LPDirection, Move, Situation, take_epochs, until_stale
 from lift_core.problem import BilevelProblem, Point, Split
 from lift_core.records import SearchState, SearchStatus, fingerprint, load_state, save_state
 from lift_core.training import Trainer, TrainingDivergedError, TrainingState
@@ -70,7 +70,11 @@ class LocalSearch:
         line_search: how far to go.
         trainer: optimiser of warm-up, refits and training controls.
         warmup_epochs: epochs of plain training before the first round.
-        refit_epochs: epochs that verify the move by training on at the new λ (0: none); the better is kept.
+        delta: one absolute δ in place of ρ, see `LPDirection`.
+        unit_norm: whether directions have unit norm before the line search.
+        refit_epochs: epochs that verify the move by training on at the new λ (0: none), at most; the best is kept.
+        refit_splits: data of the refit: ``("train",)``, or ``("train", "direction")`` to use all that λ was tuned on.
+        refit_patience: refit epochs without a new best after which it stops.
         rounds: number of LP steps, at most.
         tolerance: the search is stationary where ``−LP value ≤ tolerance``.
         controls: other moves that start from the warm point and are reported beside the search.
@@ -87,18 +91,22 @@ class LocalSearch:
     backend: LPBackend
     curvature: CurvatureModel = field(default_factory=LowRank)
     slack: float | tuple[float, ...] = 1e-3
+    delta: float | None = None
+    unit_norm: bool = False
     box: TrustBox = field(default_factory=TrustBox)
     line_search: LineSearch = field(default_factory=GoldenSection)
     trainer: Trainer = field(default_factory=Trainer)
     warmup_epochs: int = 2
     refit_epochs: int = 0
+    refit_splits: tuple[Split, ...] = ("train",)
+    refit_patience: int = 2
     rounds: int = 1
     tolerance: float = 1e-10
     controls: tuple[Move, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("warmup_epochs", 0), ("refit_epochs", 0), ("rounds", 1)):
+        for name, least in (("warmup_epochs", 0), ("refit_epochs", 0), ("refit_patience", 1), ("rounds", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
         self.direction()  # refuses bad slacks now rather than after the warm-up
@@ -106,7 +114,14 @@ class LocalSearch:
     def direction(self) -> LPDirection:
         """The LP move that this search makes."""
         slacks = self.slack if isinstance(self.slack, tuple) else (float(self.slack),)
-        return LPDirection(backend=self.backend, curvature=self.curvature, slacks=slacks, box=self.box)
+        return LPDirection(
+            backend=self.backend,
+            curvature=self.curvature,
+            slacks=slacks,
+            delta=self.delta,
+            box=self.box,
+            unit_norm=self.unit_norm,
+        )
 
     def run(
         self, problem: BilevelProblem, *, folder: Path | None = None, on_progress: OnProgress | None = None
@@ -180,11 +195,10 @@ class LocalSearch:
         if self.refit_epochs == 0 or moved.label == "stay":
             return moved
         start = replace(here, training=moved.training, selection_loss=moved.selection_loss)
-        states = self.trainer.epochs(problem, moved.training, seed=self.seed)
-        try:
-            return min(take_epochs(problem, start, states, self.refit_epochs, "refit "), key=lambda c: c.selection_loss)
-        except TrainingDivergedError:
-            return moved
+        states = self.trainer.epochs(problem, moved.training, seed=self.seed, splits=self.refit_splits)
+        epochs = take_epochs(problem, start, states, self.refit_epochs, "refit ")
+        refits = until_stale(epochs, moved.selection_loss, self.refit_patience)
+        return min(refits, key=lambda candidate: candidate.selection_loss, default=moved)
 
     def _verdict(self, candidates: list[Facts], accepted: bool, rounds_done: int) -> SearchStatus | None:
         values = [candidate["lp_objective"] for candidate in candidates if candidate["lp_objective"] is not None]

@@ -15,12 +15,13 @@ from typing import Annotated, Any
 import typer
 
 from lift_core.allocation import keep_freed_memory
-from lift_core.cli import check, compare, listing, run, select
+from lift_core.cli import check, compare, listing, run, select, study
 
 app = typer.Typer(name="lift", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 app.command("run", epilog=run.EXAMPLE)(run.run)
 app.command("compare", epilog=compare.EXAMPLE)(compare.compare)
 app.command("select", epilog=select.EXAMPLE)(select.select)
+app.command("study", epilog=study.EXAMPLE)(study.study)
 app.command("list", epilog=listing.EXAMPLE)(listing.list_command)
 app.command("check", epilog=check.EXAMPLE)(check.check)
 

@@ -93,7 +93,12 @@ class CellDisplay:
 
     def __call__(self, done: int, total: int, answer: Mapping[str, Any]) -> None:
         seconds = "" if answer["seconds"] is None else f" after {answer['seconds']:.2f} s"
-        name = f"{answer['lp']}: {answer['backend']} at {answer['rtol']:g}: {answer['status']}{seconds}"
+        self.show(
+            done, total, f"{answer['lp']}: {answer['backend']} at {answer['rtol']:g}: {answer['status']}{seconds}"
+        )
+
+    def show(self, done: int, total: int, name: str) -> None:
+        """Say which cell was finished last."""
         if self._console.is_terminal:
             self._bar.update(self._task, description=name, completed=done, total=total)
         else:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lift_core.cli.settings import CURVATURES, RunSettings
+from lift_core.cli.settings import CURVATURES, PRESETS, RunSettings
 
 _LP, _STEPS, _OUTPUT = "Direction LP", "Steps and training", "Output"
 
@@ -35,6 +35,8 @@ SaveLP = Annotated[
     bool, _flag("Save every direction LP in DIR/lps, to be solved again or mailed.", "--save-lp", panel=_OUTPUT)
 ]
 Quiet = Annotated[bool, _flag("Print the report's path alone.", "--quiet", panel=_OUTPUT)]
+
+Preset = Annotated[str | None, _flag(f"Settings under one name, flags go first: {', '.join(PRESETS)}.", default="none")]
 
 Select = Annotated[
     float | None,
@@ -71,6 +73,15 @@ Slack = Annotated[
         default=",".join(f"{slack:g}" for slack in RunSettings.slack), metavar="ρ,ρ,...", panel=_LP,
     ),
 ]  # fmt: skip
+Delta = Annotated[
+    float | None, _flag("One absolute δ, in units of the training gradient, in place of the ratios.",
+          default="none", panel=_LP)
+]  # fmt: skip
+UnitNorm = Annotated[
+    bool | None,
+    _flag("Whether directions have unit norm before the line search.", "--unit-norm/--no-unit-norm",
+          default="no-unit-norm", panel=_LP),
+]  # fmt: skip
 HyperRadius = Annotated[float | None, _flag("Δ_λ, in units of λ.", default=RunSettings.hyper_radius, panel=_LP)]
 WeightsRadius = Annotated[float | None, _flag("Δ_θ, see --relative.", default=RunSettings.weights_radius, panel=_LP)]
 Relative = Annotated[
@@ -96,8 +107,16 @@ WarmupEpochs = Annotated[
 RefitEpochs = Annotated[
     int | None, _flag("Epochs that verify a move at its new λ.", default=RunSettings.refit_epochs, panel=_STEPS)
 ]
+RefitOn = Annotated[
+    str | None, _flag("Data of the refit: train or train+direction.", default=RunSettings.refit_on, panel=_STEPS)
+]
 Rounds = Annotated[int | None, _flag("LP steps, at most.", default=RunSettings.rounds, panel=_STEPS)]
 Controls = Annotated[
     bool | None,
     _flag("Whether to run the methods to compare with.", "--controls/--no-controls", default="controls", panel=_STEPS),
 ]
+MoreControls = Annotated[
+    bool | None,
+    _flag("Also implicit differentiation from start to end, and Optuna's TPE.", "--more-controls/--no-more-controls",
+          default="no-more-controls", panel=_STEPS),
+]  # fmt: skip

@@ -36,6 +36,7 @@ def run(
     resume: flags.Resume = None,
     quiet: flags.Quiet = False,
     save_lp: flags.SaveLP = False,
+    preset: flags.Preset = None,
     select: flags.Select = None,
     select_options: flags.SelectSet = None,
     backend: flags.Backend = None,
@@ -43,6 +44,8 @@ def run(
     curvature: flags.Curvature = None,
     curvature_options: flags.CurvatureSet = None,
     slack: flags.Slack = None,
+    delta: flags.Delta = None,
+    unit_norm: flags.UnitNorm = None,
     hyper_radius: flags.HyperRadius = None,
     weights_radius: flags.WeightsRadius = None,
     relative: flags.Relative = None,
@@ -53,8 +56,10 @@ def run(
     learning_rate: flags.LearningRate = None,
     warmup_epochs: flags.WarmupEpochs = None,
     refit_epochs: flags.RefitEpochs = None,
+    refit_on: flags.RefitOn = None,
     rounds: flags.Rounds = None,
     controls: flags.Controls = None,
+    more_controls: flags.MoreControls = None,
     seed: flags.Seed = None,
     threads: flags.Threads = None,
 ) -> None:
@@ -67,15 +72,15 @@ def run(
     """
     given = _given(context.params)
     if resume is not None:
-        if given or out is not None:
-            other = sorted(given) or ["out"]
+        if given or out is not None or preset is not None:
+            other = sorted(given) or ["out" if preset is None else "preset"]
             raise ValueError(f"--resume: takes every setting from {resume / CONFIG}; leave out {', '.join(other)}")
         folder, settings = resume, read_config(resume)
         built = load_problem_with("--set", settings.problem, **settings.problem_options)
     else:
         name = given.get("problem", RunSettings.problem)
         built = load_problem_with("--set", name, **given.get("problem_options", {}))
-        settings = resolve({"threads": torch.get_num_threads()} | given, built)
+        settings = resolve({"threads": torch.get_num_threads()} | given, built, preset=preset)
         folder = out or Path("runs") / name.rpartition(":")[2]
         _refuse_another_run(folder, settings)
     raise typer.Exit(_execute(folder, settings, built, quiet=quiet, save_lps=save_lp))
@@ -131,7 +136,7 @@ def _selected(folder: Path, settings: RunSettings, problem: BilevelProblem, cons
 def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that the user gave, parsed."""
     given = {key: value for key, value in parameters.items() if value not in (None, [], ())}
-    for key in ("out", "resume", "quiet", "save_lp"):
+    for key in ("out", "resume", "quiet", "save_lp", "preset"):
         given.pop(key, None)
     for key, flag in (
         ("problem", "--set"),

@@ -6,14 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from lift_core.cli.options import check_options, load_backend_with
-from lift_core.controls import standard_controls
+from lift_core.controls import more_controls, standard_controls
 from lift_core.curvature import SR1, CurvatureModel, Exact, Fisher, GaussNewton, HessianDiagonal, LowRank
 from lift_core.direction import Rows, TrustBox
 from lift_core.line_search import Armijo, GoldenSection, LineSearch
 from lift_core.lp import LPBackend
+from lift_core.moves import Move
 from lift_core.problem import BilevelProblem
 from lift_core.records import CheckpointError, write_atomically
 from lift_core.search import LocalSearch
@@ -22,6 +24,25 @@ from lift_core.training import Trainer
 CONFIG = "config.json"
 CURVATURES = {model.name: model for model in (Exact, GaussNewton, LowRank, Fisher, SR1, HessianDiagonal)}
 LineSearchName = Literal["golden", "armijo"]
+RefitData = Literal["train", "train+direction"]
+
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "published": {
+            "curvature": SR1.name,
+            "rows": 0.01,
+            "delta": 1e-4,
+            "hyper_radius": 1.0,
+            "weights_radius": 1.0,
+            "relative": False,
+            "unit_norm": True,
+            "line_search": "golden",
+        }
+    }
+)
+"""Settings under one name. ``published``: the recipe of Sinha & Pankaj (2024), arXiv 2407.00613, and of the published
+LiFT, arXiv 2606.16243: SR1 from warm-up snapshots, a random hundredth of the rows, δ = 1e-4, the box ±1, directions of
+unit norm, golden section."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +69,8 @@ class RunSettings:
     curvature: str = LowRank.name
     curvature_options: dict[str, Any] = field(default_factory=dict)
     slack: tuple[float, ...] = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    delta: float | None = None
+    unit_norm: bool = LocalSearch.unit_norm
     hyper_radius: float = TrustBox.hyper_radius
     weights_radius: float = TrustBox.weights_radius
     relative: bool = TrustBox.relative
@@ -58,8 +81,10 @@ class RunSettings:
     learning_rate: float = Trainer.learning_rate
     warmup_epochs: int = LocalSearch.warmup_epochs
     refit_epochs: int = LocalSearch.refit_epochs
+    refit_on: RefitData = "train"
     rounds: int = LocalSearch.rounds
     controls: bool = True
+    more_controls: bool = False
     seed: int = LocalSearch.seed
     threads: int = 1
 
@@ -68,6 +93,8 @@ class RunSettings:
             raise ValueError(f"--curvature: expected one of {', '.join(CURVATURES)}, got {self.curvature!r}")
         if self.line_search not in get_args(LineSearchName):
             raise ValueError(f"--line-search: expected golden or armijo, got {self.line_search!r}")
+        if self.refit_on not in get_args(RefitData):
+            raise ValueError(f"--refit-on: expected train or train+direction, got {self.refit_on!r}")
         if self.select is not None and not 0 < self.select <= 1:
             raise ValueError(f"--select: expected a share of the weights in (0, 1], got {self.select}")
         if self.select_options and self.select is None:
@@ -94,15 +121,23 @@ class RunSettings:
             backend=self._backend(),
             curvature=curvature,
             slack=self.slack,
+            delta=self.delta,
+            unit_norm=self.unit_norm,
             box=box,
             line_search=line_search(max_evaluations=self.max_evaluations),
             trainer=Trainer(learning_rate=self.learning_rate),
             warmup_epochs=self.warmup_epochs,
             refit_epochs=self.refit_epochs,
+            refit_splits=("train", "direction") if self.refit_on == "train+direction" else ("train",),
             rounds=self.rounds,
-            controls=standard_controls(box, share=curvature.share) if self.controls else (),
+            controls=self._controls(box, curvature.share),
             seed=self.seed,
         )
+
+    def _controls(self, box: TrustBox, share: float) -> tuple[Move, ...]:
+        if not self.controls:
+            return ()
+        return standard_controls(box, share=share) + (more_controls(share=share) if self.more_controls else ())
 
     def _backend(self) -> LPBackend:
         return load_backend_with("--backend-set", self.backend, **self.backend_options)
@@ -117,14 +152,18 @@ class RunSettings:
         return asdict(self) | {"slack": list(self.slack)}
 
 
-def resolve(given: Mapping[str, Any], problem: BilevelProblem) -> RunSettings:
-    """What the user gave, else what the problem suggests, else the defaults.
+def resolve(given: Mapping[str, Any], problem: BilevelProblem, *, preset: str | None = None) -> RunSettings:
+    """What the user gave, else what the preset says, else what the problem suggests, else the defaults.
 
-    A suggested option of a backend or curvature model is dropped where the user chose another one.
+    A suggested option of a backend or curvature model is dropped where the user or the preset chose another one.
 
     Raises:
-        ValueError: where the problem suggests something that is no setting.
+        ValueError: for an unknown preset, or where the problem suggests something that is no setting.
     """
+    if preset is not None:
+        if preset not in PRESETS:
+            raise ValueError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
+        given = {**PRESETS[preset], **given}
     suggested: dict[str, Any] = dict(getattr(problem, "suggested_search", {}))
     unknown = suggested.keys() - {setting.name for setting in fields(RunSettings)}
     if unknown:

@@ -12,5 +12,14 @@ True
 from lift_core.report.comparison import comparison_document, render_comparison
 from lift_core.report.document import report_document, to_json_text
 from lift_core.report.page import render_report
+from lift_core.report.study import render_study, study_document
 
-__all__ = ["comparison_document", "render_comparison", "render_report", "report_document", "to_json_text"]
+__all__ = [
+    "comparison_document",
+    "render_comparison",
+    "render_report",
+    "render_study",
+    "report_document",
+    "study_document",
+    "to_json_text",
+]

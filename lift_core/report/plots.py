@@ -107,7 +107,7 @@ def slack_path_plot(step: Facts, number: int) -> str:
         log_axis(lower, "y", values)
         lower.set_ylabel("−LP value")
         every = -(-len(candidates) // 10)
-        lower.set_xticks(positions[::every], [f"{candidate['slack']:g}" for candidate in candidates[::every]])
+        lower.set_xticks(positions[::every], [_slack(candidate) for candidate in candidates[::every]])
         lower.set_xlabel("slack ratio ρ (evenly spaced)")
 
     return inline_svg(
@@ -131,7 +131,7 @@ def residual_plot(steps: Sequence[Facts], rtol: float) -> str:
         axes.set_ylim(bottom=_RESIDUAL_FLOOR / 3)
         every = -(-len(solves) // 12)
         many = len(steps) > 1
-        labels = [f"{number}: {c['slack']:g}" if many else f"{c['slack']:g}" for number, c in solves]
+        labels = [f"{number}: {_slack(c)}" if many else _slack(c) for number, c in solves]
         axes.set_xticks(range(0, len(solves), every), labels[::every], rotation=45 if many else 0)
         _label(axes, "round: slack ratio ρ" if many else "slack ratio ρ", "relative residual", plain=False)
         figure.legend(loc="outside right upper")
@@ -236,3 +236,8 @@ def _label(axes: Axes, x: str, y: str, *, plain: bool = True) -> None:
 
 def _or_nan(value: float | None) -> float:
     return float("nan") if value is None else value
+
+
+def _slack(candidate: Facts) -> str:
+    """The ratio ρ, or the absolute δ as the label has it."""
+    return candidate["label"] if candidate["slack"] is None else f"{candidate['slack']:g}"

@@ -104,7 +104,7 @@ def lp_table(step: Facts) -> str:
             "Selection loss", "Predicted decrease", "Weights on box", "Rows kept"]  # fmt: skip
     rows = [
         [
-            Cell(f"{c['slack']:g}"),
+            Cell(c["label"] if c["slack"] is None else f"{c['slack']:g}"),
             Cell(c["lp_status"], "text" if c["lp_status"] == "OPTIMAL" else "text bad"),
             number_cell(c["lp_objective"]),
             number_cell(c["lp_bound"]),

@@ -68,7 +68,7 @@ def _negative_curvature(document: Document) -> Iterator[str]:
     if document["search"]["definiteness"] != "raw":
         return
     solves = [(number, c) for number, step in enumerate(document["steps"], start=1) for c in step["candidates"]]
-    tight = [(number, c) for number, c in solves if c["slack"] <= NEAR_ZERO and _is_negative(c)]
+    tight = [(number, c) for number, c in solves if _is_tight(c) and _is_negative(c)]
     if tight:
         worst = min(candidate["smallest_curvature"] for _, candidate in tight)
         where = "; ".join(f"round {number} {candidate['label']}" for number, candidate in tight)
@@ -80,17 +80,18 @@ def _negative_curvature(document: Document) -> Iterator[str]:
 
 def _far_from_trained(document: Document) -> Iterator[str]:
     solves = [(number, c) for number, step in enumerate(document["steps"], start=1) for c in step["candidates"]]
-    far = [
-        (number, c)
-        for number, c in solves
-        if c["slack"] <= NEAR_ZERO and c["lower_gradient_norm"] > c["upper_gradient_norm"]
-    ]
+    far = [(number, c) for number, c in solves if _is_tight(c) and c["lower_gradient_norm"] > c["upper_gradient_norm"]]
     if far:
         where = "; ".join(f"round {number} {candidate['label']}" for number, candidate in far)
         yield (
             f"At {where} the training gradient is larger than the validation gradient: the point is not near training "
             "optimality, which a ρ near 0 means to keep. Warm up longer, or raise ρ."
         )
+
+
+def _is_tight(candidate: Document) -> bool:
+    """Whether the slack is so small a ratio that training optimality binds; an absolute δ says nothing of it."""
+    return candidate["slack"] is not None and candidate["slack"] <= NEAR_ZERO
 
 
 def _is_negative(candidate: Document) -> bool:

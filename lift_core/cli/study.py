@@ -1,0 +1,111 @@
+"""``lift study``: a plan of many runs, one process per cell, resumable, summed up in one table."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from lift_core.cli.display import CellDisplay
+from lift_core.records import write_atomically
+from lift_core.study import PLANS, Cell, Outcome, make_plan, run_study, summarize, to_markdown
+
+STUDY, TABLE, PAGE = "study.json", "study.md", "study.html"
+EXAMPLE = "Example: lift study small --seeds 2 --only ridge --out runs/ridge"
+_RUN = "Run and output"
+
+
+def study(
+    plan: Annotated[
+        str | None, typer.Argument(help=f"One of {', '.join(PLANS)}.", show_default="required unless --check")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many, from 0 on.")] = 5,
+    only: Annotated[str, typer.Option(metavar="REGEX", help="Cells whose 'setting | variant' it finds.")] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", show_default="runs/study-PLAN", rich_help_panel=_RUN,
+            help="Folder of the cells and of the summary; the same command goes on where it was interrupted.",
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, show_default="one per core", help="Runs side by side.", rich_help_panel=_RUN)
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", rich_help_panel=_RUN, help=f"Run a cell of this {STUDY} again, drawn at random; compare."
+        ),
+    ] = None,
+    rtol: Annotated[float, typer.Option(help="Of --check, relative.", rich_help_panel=_RUN)] = 5e-3,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.", rich_help_panel=_RUN)] = False,
+) -> None:  # fmt: skip
+    """Run a plan of many `lift run`s beside their controls and average over seeds; exit with 1 if a cell failed."""
+    console = Console(stderr=True, quiet=quiet)
+    if check is not None:
+        if plan is not None:
+            raise ValueError(f"--check: takes its cell from {check}; leave out the plan {plan!r}")
+        raise typer.Exit(_check(check, rtol, console))
+    if plan is None:
+        raise ValueError(f"PLAN: expected one of {', '.join(PLANS)}, got nothing")
+    folder = out or Path("runs") / f"study-{plan}"
+    cells = make_plan(plan, seeds=seeds, only=only)
+    try:
+        outcomes = _run(cells, folder, jobs or os.cpu_count() or 1, console)
+    except KeyboardInterrupt:
+        typer.echo("lift: interrupted; the same command continues", err=True)
+        raise typer.Exit(130) from None
+    from lift_core.report import render_study, study_document, to_json_text  # matplotlib takes a second
+
+    document = study_document(outcomes, plan=plan)
+    markdown = to_markdown(summarize(outcomes))
+    write_atomically(folder / STUDY, to_json_text(document))
+    write_atomically(folder / TABLE, markdown + "\n")
+    write_atomically(folder / PAGE, render_study(document))
+    typer.echo(markdown)
+    failed = [outcome for outcome in outcomes if outcome.document is None]
+    for outcome in failed:
+        typer.echo(f"Failed: {outcome.cell.name}: {outcome.error}", err=True)
+    typer.echo(f"Page: {folder / PAGE}")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _run(cells: list[Cell], folder: Path, jobs: int, console: Console) -> list[Outcome]:
+    with CellDisplay(console) as display:
+
+        def show(done: int, total: int, outcome: Outcome) -> None:
+            display.show(done, total, f"{outcome.cell.name}{': failed' if outcome.document is None else ''}")
+
+        return run_study(cells, folder, jobs=jobs, on_outcome=show)
+
+
+def _check(path: Path, rtol: float, console: Console) -> int:
+    """Run one cell of a stored study again; 1 if a test metric differs by more than ``rtol``."""
+    try:
+        stored: list[dict[str, Any]] = list(json.loads(path.read_text(encoding="utf-8"))["cells"])
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError(f"--check: expected a {STUDY} of lift study, got {path} ({error!r})") from error
+    stored = [cell for cell in stored if cell["test"]]
+    if not stored:
+        raise ValueError(f"--check: expected at least one finished cell, got none in {path}")
+    chosen = random.SystemRandom().choice(stored)
+    cell = Cell(**{key: chosen[key] for key in ("setting", "variant", "seed", "settings", "preset")})
+    typer.echo(f"{path}: {cell.setting} | {cell.variant} | seed {cell.seed}")
+    with tempfile.TemporaryDirectory() as folder:
+        (outcome,) = _run([cell], Path(folder), 1, console)
+    if outcome.document is None:
+        typer.echo(f"failed: {outcome.error}", err=True)
+        return 1
+    wrong = 0
+    for row in outcome.document["methods"]:
+        before, now = chosen["test"][row["method"]], row["metric"]["test"]
+        differs = abs(now - before) > rtol * abs(before)
+        wrong += differs
+        typer.echo(f"  {row['method']:24} stored {before:.6g}, now {now:.6g}{'  DIFFERS' if differs else ''}")
+    return 1 if wrong else 0

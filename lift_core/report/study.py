@@ -1,0 +1,137 @@
+"""What a study says of itself: one JSON document, and one page made from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from lift_core.report.document import finite, lift_version
+from lift_core.report.parts import figure, lead, page, warning_list
+from lift_core.report.svg import ACCENT, INK, MUTED, inline_svg, log_axis, plain_numbers, shorten
+from lift_core.report.tables import Cell, number, seconds, table, text_cell
+from lift_core.study import Outcome, summarize
+
+Document = Mapping[str, Any]
+
+
+def study_document(outcomes: Sequence[Outcome], *, plan: str) -> dict[str, Any]:
+    """Everything that is known about a study, as JSON values.
+
+    Args:
+        outcomes: of `run_study`, in the order of the plan.
+        plan: its name.
+    """
+    cells = [
+        outcome.cell.to_json()
+        | {"name": outcome.cell.name, "error": outcome.error, "test": _test_metrics(outcome.document)}
+        for outcome in outcomes
+    ]
+    return finite(
+        {
+            "plan": plan,
+            "rows": [row.to_json() for row in summarize(outcomes)],
+            "cells": cells,
+            "versions": {"lift-bilevel": lift_version(), "torch": torch.__version__},
+        }
+    )
+
+
+def render_study(document: Document) -> str:
+    """The page. Equal documents give equal pages."""
+    return page(f"Study: {document['plan']}", _body(document), document)
+
+
+def _test_metrics(document: Mapping[str, Any] | None) -> dict[str, float]:
+    return {} if document is None else {row["method"]: row["metric"]["test"] for row in document["methods"]}
+
+
+def _body(document: Document) -> Iterator[str]:
+    rows, failed = document["rows"], [cell for cell in document["cells"] if cell["error"]]
+    yield lead(
+        [
+            f"{len(document['cells'])} runs. Means over seeds ± sample standard deviations; lower is better.",
+            "Gradients are passes over the training split, a Hessian product counted as two and an evaluation as a "
+            "third; the warm-up, which all methods share, is not counted. Test data chose nothing.",
+            "“LiFT ahead by” is the mean, over seeds, of a method's test metric less LiFT's in the same run.",
+        ]
+    )
+    yield warning_list(f"{cell['name']} failed: {cell['error']}" for cell in failed)
+    for number_of, setting in enumerate(dict.fromkeys(row["setting"] for row in rows)):
+        here = [row for row in rows if row["setting"] == setting]
+        yield f"<h2>{setting}</h2>{_table(here)}"
+        caption = "Mean test metric of every method against what it spent; the error bar is one standard deviation."
+        shown = figure("Test against cost", _cost_plot(here, number_of), caption)
+        caption = "How far below the line: over-fitting of the validation data that chose."
+        shown += figure("Validation against test", _fit_plot(here, number_of), caption)
+        yield f'<div class="plots">{shown}</div>'
+    yield "<p class='muted'>All numbers of this page are in study.json and in this file, element lift-result.</p>"
+
+
+def _table(rows: Sequence[Document]) -> str:
+    head = ["Method", "Seeds", "Test", "Validation", "Train", "Gradients", "Time", "LiFT ahead by"]
+    body = [
+        [
+            text_cell(row["method"]),
+            Cell(str(len(row["seeds"]))),
+            *(Cell(_spread(row[split])) for split in ("test", "validation", "train")),
+            Cell(number(row["gradients"]["mean"])),
+            Cell(seconds(row["seconds"]["mean"])),
+            Cell("–" if row["ahead"] is None else _spread(row["ahead"])),
+        ]
+        for row in rows
+    ]
+    return table(head, body, caption=f"{rows[0]['metric']}, mean ± standard deviation")
+
+
+def _spread(value: Mapping[str, float | None]) -> str:
+    deviation = value["deviation"]
+    return f"{value['mean']:.4g}" + ("" if deviation is None else f" ± {deviation:.2g}")
+
+
+def _cost_plot(rows: Sequence[Document], index: int) -> str:
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for place, row in enumerate(rows):
+            x, y = max(row["gradients"]["mean"], 0.5), row["test"]["mean"]
+            colour = ACCENT if row["ahead"] is None and row["method"] != "before" else INK
+            axes.errorbar(x, y, yerr=row["test"]["deviation"], fmt="o", color=colour, ecolor=MUTED, markersize=5)
+            axes.annotate(
+                shorten(row["method"], 22), (x, y), xytext=(5, 4 if place % 2 else -10), textcoords="offset points",
+                fontsize=7, color=colour,
+            )  # fmt: skip
+        log_axis(axes, "x", [max(row["gradients"]["mean"], 0.5) for row in rows])
+        axes.margins(x=0.25)
+        axes.set_xlabel("gradients after the warm-up")
+        axes.set_ylabel(f"test {rows[0]['metric']}")
+        plain_numbers(axes, "y")
+
+    return inline_svg(
+        f"cost-{index}", draw, title="Test metric against gradients",
+        description="One dot per method with an error bar; LiFT in the accent colour.",
+    )  # fmt: skip
+
+
+def _fit_plot(rows: Sequence[Document], index: int) -> str:
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for place, row in enumerate(rows):
+            x, y = row["validation"]["mean"], row["test"]["mean"]
+            colour = ACCENT if row["ahead"] is None and row["method"] != "before" else INK
+            axes.scatter(x, y, c=[colour], s=24)
+            axes.annotate(
+                shorten(row["method"], 22), (x, y), xytext=(5, 4 if place % 2 else -10), textcoords="offset points",
+                fontsize=7, color=colour,
+            )  # fmt: skip
+        axes.margins(x=0.25)
+        axes.set_xlabel(f"validation {rows[0]['metric']}")
+        axes.set_ylabel(f"test {rows[0]['metric']}")
+        for which in "xy":
+            plain_numbers(axes, which)
+
+    return inline_svg(
+        f"fit-{index}", draw, title="Test metric against validation metric",
+        description="One dot per method; LiFT in the accent colour.",
+    )  # fmt: skip

@@ -1,0 +1,145 @@
+"""What a study amounts to: means and spreads over seeds, every method of a setting beside LiFT."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from lift_core.study.running import Outcome
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation; the latter None for a single value."""
+
+    mean: float
+    deviation: float | None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4g}" if self.deviation is None else f"{self.mean:.4g} ± {self.deviation:.2g}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method in one setting.
+
+    Attributes:
+        setting, method: of the table and of the row.
+        metric: what is measured (``"perplexity"``, ``"loss"``).
+        seeds: that the row averages over.
+        test, validation, train: the metric on the test, selection and training split.
+        gradients: passes over the training split behind it (one Hessian product counted as two, an evaluation as a
+            third), warm-up not counted: every method starts after it.
+        seconds: of the method alone.
+        ahead: by how much LiFT's test metric is lower, seed by seed; None for LiFT itself, or without common seeds.
+    """
+
+    setting: str
+    method: str
+    metric: str
+    seeds: tuple[int, ...]
+    test: Spread
+    validation: Spread
+    train: Spread
+    gradients: Spread
+    seconds: Spread
+    ahead: Spread | None
+
+    def to_json(self) -> dict[str, Any]:
+        spreads = ("test", "validation", "train", "gradients", "seconds", "ahead")
+        values = {name: None if (one := getattr(self, name)) is None else one._asdict() for name in spreads}
+        return {"setting": self.setting, "method": self.method, "metric": self.metric, "seeds": self.seeds} | values
+
+
+def summarize(outcomes: Iterable[Outcome]) -> list[Row]:
+    """Rows in the order of settings and methods as they come; the first variant of a setting is its LiFT."""
+    records: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
+    metrics: dict[str, str] = {}
+    for outcome in outcomes:
+        if outcome.document is None:
+            continue
+        cell, document = outcome.cell, outcome.document
+        metrics[cell.setting] = document["problem"]["metric_name"]
+        methods = records.setdefault(cell.setting, {})
+        for record in document["methods"]:
+            if record["method"] == "before" and not cell.settings.get("controls", True):
+                continue
+            label = cell.variant if record["method"] == "LiFT" else record["method"]
+            if None not in record["metric"].values():
+                methods.setdefault(label, {})[cell.seed] = record
+    return [
+        _row(setting, label, metrics[setting], by_seed, _lift(methods))
+        for setting, methods in records.items()
+        for label, by_seed in methods.items()
+    ]
+
+
+def difference(row: Row) -> str:
+    """``ahead`` as text, with the number of standard deviations of the mean that it is worth."""
+    return (
+        ""
+        if row.ahead is None
+        else f"{row.ahead.mean:+.3g}" + ("" if row.ahead.deviation is None else f" ± {row.ahead.deviation:.2g}")
+    )
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """One table per setting, lowest mean test metric in bold.
+
+    >>> to_markdown([])
+    ''
+    """
+    parts = []
+    for setting in dict.fromkeys(row.setting for row in rows):
+        here = [row for row in rows if row.setting == setting]
+        best = min(here, key=lambda row: row.test.mean)
+        head = f"**{setting[0].upper()}{setting[1:]}** ({here[0].metric}; {len(here[0].seeds)} seeds)"
+        lines = [head, "", "| method | test | validation | train | gradients | seconds | LiFT ahead by |"]
+        lines.append("|---|---|---|---|---|---|---|")
+        for row in here:
+            test = f"**{row.test}**" if row is best else str(row.test)
+            cells = (
+                row.method,
+                test,
+                row.validation,
+                row.train,
+                f"{row.gradients.mean:.3g}",
+                f"{row.seconds.mean:.3g}",
+            )
+            lines.append("| " + " | ".join((*map(str, cells), difference(row))) + " |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _lift(methods: dict[str, dict[int, dict[str, Any]]]) -> tuple[str, dict[int, dict[str, Any]]]:
+    """The first variant of a setting, which stands behind "before"."""
+    label = next(label for label in methods if label != "before")
+    return label, methods[label]
+
+
+def _row(
+    setting: str,
+    label: str,
+    metric: str,
+    by_seed: dict[int, dict[str, Any]],
+    lift: tuple[str, dict[int, dict[str, Any]]],
+) -> Row:
+    seeds = tuple(sorted(by_seed))
+    found = [by_seed[seed] for seed in seeds]
+    common = [seed for seed in seeds if seed in lift[1]]
+    ahead = [by_seed[seed]["metric"]["test"] - lift[1][seed]["metric"]["test"] for seed in common]
+    return Row(
+        setting,
+        label,
+        metric,
+        seeds,
+        *(_spread([record["metric"][split] for record in found]) for split in ("test", "selection", "train")),
+        _spread([record["gradient_equivalents"] for record in found]),
+        _spread([record["seconds"] for record in found]),
+        _spread(ahead) if ahead and label != lift[0] else None,
+    )
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
