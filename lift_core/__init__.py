@@ -1,6 +1,6 @@
 """LiFT: fine-tune a model while its regularisation tunes itself, by linear programming."""
 
-from lift_core.controls import HyperSearch, ImplicitHypergradient, MoreTraining, standard_controls
+from lift_core.controls import HyperSearch, ImplicitDescent, ImplicitHypergradient, MoreTraining, standard_controls
 from lift_core.curvature import (
     SR1,
     Budget,
@@ -69,6 +69,7 @@ __all__ = [
     "GroupColumns",
     "HessianDiagonal",
     "HyperSearch",
+    "ImplicitDescent",
     "ImplicitHypergradient",
     "KKTResiduals",
     "LPBackend",

@@ -10,6 +10,7 @@ from backends import HiGHS
 from lift_core import (
     Exact,
     HyperSearch,
+    ImplicitDescent,
     ImplicitHypergradient,
     LPDirection,
     Metered,
@@ -84,7 +85,13 @@ def test_every_control_proposes_points_that_carry_their_own_selection_loss(move:
 @pytest.mark.parametrize("budget", [3.0, 10.0])
 @pytest.mark.parametrize(
     "move",
-    [MoreTraining(), MoreTraining(splits=("train", "direction")), HyperSearch(trials=3), HyperSearch(kind="random")],
+    [
+        MoreTraining(),
+        MoreTraining(splits=("train", "direction")),
+        HyperSearch(trials=3),
+        HyperSearch(kind="random"),
+        HyperSearch(kind="tpe"),
+    ],
     ids=repr,
 )
 def test_training_controls_keep_to_their_budget(move: Move, budget: float) -> None:
@@ -129,3 +136,49 @@ def test_a_diverging_trial_is_dropped_and_the_others_stand() -> None:
     best, described = HyperSearch().best(problem, stuck)
     assert described == []
     assert best.label == "stay"
+
+
+def test_parzen_trials_are_told_what_they_reached() -> None:
+    optuna = pytest.importorskip("optuna")
+    problem, told = Network(), []
+
+    class Spy(optuna.samplers.RandomSampler):
+        def after_trial(self, study, trial, state, values) -> None:
+            told.append(values[0])
+            super().after_trial(study, trial, state, values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optuna.samplers, "TPESampler", lambda seed, n_startup_trials: Spy(seed=seed))
+        search = HyperSearch(kind="tpe", trials=4)
+        _, described = search.best(problem, situation(problem, budget=8.0))
+    losses = {candidate["selection_loss"] for candidate in described}
+    assert len(told) == 3 and set(told) <= losses
+
+
+def test_implicit_differentiation_descends_within_its_budget() -> None:
+    metered = Metered(Network())
+    here = situation(metered, budget=60.0, trainer=Trainer(learning_rate=1e-2))
+    spent = metered.cost.gradient_equivalents
+    best, described = ImplicitDescent().best(metered, here)
+    assert best.selection_loss < here.selection_loss and len(described) > 3
+    evaluations = len(described) / 3
+    assert metered.cost.gradient_equivalents - spent <= 60.0 + evaluations
+    assert not torch.equal(best.training.point.hyper, here.point.hyper)
+
+
+def test_unit_norm_and_absolute_slack() -> None:
+    problem = Quadratic()
+    here = situation(problem)
+    known = linearize(problem, here.point)
+    plain = LPDirection(backend=HiGHS(), curvature=Exact(), delta=1e-3)
+    (given,) = plain.directions(problem, here, known)
+    (scaled,) = replace(plain, unit_norm=True).directions(problem, here, known)
+    norm = torch.cat([given.d_hyper, given.d_weights]).norm()
+    assert float(torch.cat([scaled.d_hyper, scaled.d_weights]).norm()) == pytest.approx(1.0)
+    torch.testing.assert_close(scaled.d_weights * norm, given.d_weights)
+    assert scaled.slope * float(norm) == pytest.approx(given.slope)
+    hessian = build_curvature(Exact(), problem, here.point, start=known.grad_weights).hessian
+    rows = hessian.matvec(given.d_weights) + known.mixed.matvec(given.d_hyper)
+    assert float(rows.abs().max()) == pytest.approx(1e-3, rel=1e-6)
+    with pytest.raises(ValueError, match="delta: expected"):
+        replace(plain, delta=-1.0)

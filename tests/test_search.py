@@ -166,8 +166,25 @@ def test_state_survives_the_round_trip(tmp_path: Path) -> None:
         ({"rounds": 0}, "rounds"),
         ({"warmup_epochs": -1}, "warmup_epochs"),
         ({"refit_epochs": -1}, "refit_epochs"),
+        ({"refit_patience": 0}, "refit_patience"),
+        ({"delta": -1.0}, "delta"),
     ],
 )
 def test_bad_options_are_named(options: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         replace(SEARCH, **options)
+
+
+def test_a_refit_on_all_that_was_tuned_on_costs_more_and_stops_early() -> None:
+    search = replace(SEARCH, controls=(), refit_epochs=60)
+    few = search.run(Network()).steps[0]
+    both = replace(search, refit_splits=("train", "direction")).run(Network()).steps[0]
+    assert both["refit_kept"] and both["after"]["selection"] < both["moved"]["selection"]
+    losses = [loss for _, loss in both["refit_curve"]]
+    best = losses.index(min(losses))
+    assert len(losses) - 1 - best <= search.refit_patience
+
+    def per_epoch(step: dict) -> float:
+        return (step["cost"]["gradients"] - 2) / (len(step["refit_curve"]) - 1)
+
+    assert per_epoch(both) > 1.5 * per_epoch(few)

@@ -10,6 +10,12 @@ from typing import Any
 
 Settings = Mapping[str, Any]
 
+PRESET_DECIDES = (
+    "curvature", "curvature_options", "slack", "delta", "unit_norm", "hyper_radius", "weights_radius", "relative",
+    "rows", "kappa", "line_search",
+)  # fmt: skip
+"""Settings that a variant with a preset does not take from its plan."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
@@ -46,10 +52,13 @@ class Cell:
 def _cells(setting: str, base: Settings, variants: Mapping[str, Settings], seeds: range) -> Iterator[Cell]:
     """Every variant at every seed; the first one with controls. ``preset`` among the settings names a preset."""
     for number, (variant, changes) in enumerate(variants.items()):
-        merged = {**base, **changes, "controls": number == 0, "threads": 1}
+        preset = changes.get("preset")
+        left_to_preset = PRESET_DECIDES if preset else ()
+        merged = {key: value for key, value in base.items() if key not in left_to_preset}
+        merged |= {key: value for key, value in changes.items() if key != "preset"}
+        merged |= {"controls": number == 0, "threads": 1}
         if number > 0:
             merged.pop("more_controls", None)
-        preset = merged.pop("preset", None)
         for seed in seeds:
             options = {**merged.get("problem_options", {}), "seed": seed}
             settings = {**merged, "problem_options": options, "seed": seed}
@@ -73,7 +82,7 @@ def small(seeds: range) -> Iterator[Cell]:
     }
     cheap: Settings = {"curvature": "low_rank", "curvature_options": {"rank": 20, "num_probes": 2}}
     variants: dict[str, Settings] = {"LiFT": {"refit_epochs": 40, "refit_on": "train+direction"}, "move only": _MOVE}
-    variants |= {"move only, rank 20": {**cheap, **_MOVE}, "published recipe": {**_PUBLISHED, "curvature_options": {}}}
+    variants |= {"move only, rank 20": {**cheap, **_MOVE}, "published recipe": _PUBLISHED}
     problems: dict[str, Settings] = {
         "data cleaning, digits": {"problem": "data_cleaning", "warmup_epochs": 200, "learning_rate": 0.05},
         "per-feature L2, breast cancer": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -70,8 +71,11 @@ def run_study(cells: Sequence[Cell], folder: Path, *, jobs: int, on_outcome: OnO
     for cell in cells:
         _claim(cell, folder / CELLS / cell.name)
     outcomes: dict[str, Outcome] = {}
+    running: set[subprocess.Popen[bytes]] = set()
     with ThreadPoolExecutor(jobs) as pool:
-        waiting: set[Future[Outcome]] = {pool.submit(_run_cell, cell, folder / CELLS / cell.name) for cell in cells}
+        waiting: set[Future[Outcome]] = {
+            pool.submit(_run_cell, cell, folder / CELLS / cell.name, running) for cell in cells
+        }
         try:
             while waiting:
                 finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -81,9 +85,9 @@ def run_study(cells: Sequence[Cell], folder: Path, *, jobs: int, on_outcome: OnO
                     if on_outcome is not None:
                         on_outcome(len(outcomes), len(cells), outcome)
         except KeyboardInterrupt:
-            pool.shutdown(
-                wait=False, cancel_futures=True
-            )  # the processes hear Ctrl-C themselves and keep what they have
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in tuple(running):
+                process.send_signal(signal.SIGINT)  # a run keeps what it has and ends
             raise
     return [outcomes[cell.name] for cell in cells]
 
@@ -96,7 +100,7 @@ def _claim(cell: Cell, folder: Path) -> None:
     write_atomically(folder / CELL, text)
 
 
-def _run_cell(cell: Cell, folder: Path) -> Outcome:
+def _run_cell(cell: Cell, folder: Path, running: set[subprocess.Popen[bytes]]) -> Outcome:
     if not (folder / RESULT).exists():
         words = (
             ["--resume", str(folder)] if (folder / CONFIG).exists() else [*command_words(cell), "--out", str(folder)]
@@ -104,7 +108,10 @@ def _run_cell(cell: Cell, folder: Path) -> Outcome:
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         with (folder / LOG).open("w", encoding="utf-8") as log:
             command = [sys.executable, "-m", "lift_core.cli", "run", *words]
-            subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False)
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            running.add(process)
+            process.wait()
+            running.remove(process)
     if not (folder / RESULT).exists():
         lines = (folder / LOG).read_text(encoding="utf-8").strip().splitlines()
         return Outcome(cell, None, lines[-1] if lines else "it printed nothing")

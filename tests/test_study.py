@@ -1,0 +1,174 @@
+"""Studies: plans that can be run, cells that are kept, and sums that are those of the cells."""
+
+import json
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from lift_core.cli import main
+from lift_core.cli.settings import PRESETS, RunSettings
+from lift_core.report import render_study, study_document
+from lift_core.study import PLANS, Cell, Outcome, make_plan, run_study, summarize, to_markdown
+from lift_core.study.plans import PRESET_DECIDES
+
+QUADRATIC = {
+    "problem": "quadratic", "backend": "highs", "curvature": "exact", "slack": [0.0, 0.01], "warmup_epochs": 2,
+    "threads": 1,
+}  # fmt: skip
+
+
+def cells(variants: tuple[str, ...] = ("LiFT", "published recipe"), seeds: int = 2) -> list[Cell]:
+    return [
+        Cell(
+            setting="a quadratic",
+            variant=variant,
+            seed=seed,
+            settings={**QUADRATIC, "controls": variant == "LiFT", "problem_options": {"seed": seed}, "seed": seed},
+        )
+        for seed in range(seeds)
+        for variant in variants
+    ]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Outcome]]:
+    folder = tmp_path_factory.mktemp("study")
+    return folder, run_study(cells(), folder, jobs=2)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_every_cell_of_a_plan_is_a_run_with_a_name_of_its_own(plan: str) -> None:
+    planned = make_plan(plan, seeds=2)
+    assert len({cell.name for cell in planned}) == len(planned)
+    assert all(re.fullmatch(r"[a-z0-9._-]+", cell.name) for cell in planned)
+    for cell in planned:
+        merged = {**(PRESETS[cell.preset] if cell.preset else {}), **cell.settings}
+        RunSettings(**merged | {"slack": tuple(merged.get("slack", (0.1,)))}).search()
+    firsts = {cell.setting: cell.variant for cell in reversed(planned)}
+    assert all(cell.settings["controls"] == (cell.variant == firsts[cell.setting]) for cell in planned)
+
+
+def test_a_preset_decides_in_its_cells() -> None:
+    published = [cell for plan in PLANS for cell in make_plan(plan, seeds=1) if cell.preset == "published"]
+    assert published and set(PRESETS["published"]) <= set(PRESET_DECIDES)
+    assert all(not set(cell.settings) & set(PRESETS["published"]) for cell in published)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [({"name": "nope"}, "plan"), ({"seeds": 0}, "seeds"), ({"only": "("}, "only"), ({"only": "nowhere"}, "only")],
+)
+def test_bad_plans_are_refused(options: dict, match: str) -> None:
+    with pytest.raises(ValueError, match=f"^{match}: expected"):
+        make_plan(**{"name": "small", "seeds": 1, **options})
+
+
+def test_rows_are_means_over_the_cells(study: tuple[Path, list[Outcome]]) -> None:
+    rows = {row.method: row for row in summarize(study[1])}
+    assert list(rows)[:2] == ["before", "LiFT"] and "published recipe" in rows and "train + direction data" in rows
+    documents = [outcome.document for outcome in study[1] if outcome.cell.variant == "LiFT"]
+    lift = [next(m for m in document["methods"] if m["method"] == "LiFT") for document in documents if document]
+    control = [next(m for m in d["methods"] if m["method"] == "grid search") for d in documents if d]
+    tests = [method["metric"]["test"] for method in lift]
+    assert rows["LiFT"].test == (statistics.fmean(tests), statistics.stdev(tests)) and rows["LiFT"].ahead is None
+    assert rows["LiFT"].gradients.mean == statistics.fmean(method["gradient_equivalents"] for method in lift)
+    ahead = rows["grid search"].ahead
+    assert ahead is not None
+    assert ahead.mean == statistics.fmean(c["metric"]["test"] - t for c, t in zip(control, tests, strict=True))
+
+
+def test_markdown_marks_the_lowest_test(study: tuple[Path, list[Outcome]]) -> None:
+    rows = summarize(study[1])
+    best = min(rows, key=lambda row: row.test.mean)
+    (bold,) = [line for line in to_markdown(rows).splitlines() if "| **" in line]
+    assert bold.startswith(f"| {best.method} | **{best.test}**")
+
+
+def test_finished_cells_are_not_run_again(study: tuple[Path, list[Outcome]]) -> None:
+    folder, outcomes = study
+    results = {path: path.stat().st_mtime_ns for path in folder.glob("cells/*/result.json")}
+    assert len(results) == len(outcomes) == 4
+    again = run_study(cells(), folder, jobs=1)
+    assert [outcome.document for outcome in again] == [outcome.document for outcome in outcomes]
+    assert all(path.stat().st_mtime_ns == before for path, before in results.items())
+    assert not list(folder.glob("cells/*/checkpoint.safetensors"))
+
+
+def test_another_cell_of_the_same_name_is_refused(study: tuple[Path, list[Outcome]]) -> None:
+    changed = [replace(cell, settings={**cell.settings, "kappa": 0.5}) for cell in cells()]
+    with pytest.raises(ValueError, match="another plan"):
+        run_study(changed, study[0], jobs=1)
+
+
+def test_a_failed_cell_says_why_and_the_others_stand(tmp_path: Path) -> None:
+    (broken,) = [replace(cell, settings={**cell.settings, "problem": "nope"}) for cell in cells(("LiFT",), 1)]
+    good = replace(cells(("LiFT",), 1)[0], setting="another")
+    failed, finished = run_study([broken, good], tmp_path, jobs=2)
+    assert failed.document is None and "nope" in failed.error
+    assert finished.document is not None
+    document = study_document([failed, finished], plan="mixed")
+    assert {row["setting"] for row in document["rows"]} == {"another"}
+    assert "failed" in render_study(document)
+
+
+@pytest.fixture
+def tiny_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = {"tiny": lambda seeds: iter(cells(("LiFT",), len(seeds)))}
+    monkeypatch.setattr("lift_core.study.plans.PLANS", tiny)
+
+
+@pytest.mark.usefixtures("tiny_plan")
+def test_the_command_writes_table_json_and_page_and_check_repeats_a_cell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["study", "tiny", "--seeds", "1", "--jobs", "1", "--out", str(tmp_path)]
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    table, stored = (tmp_path / "study.md").read_text(), tmp_path / "study.json"
+    assert table.strip() in shown.out and "1/1 a-quadratic_lift_0" in shown.err
+    assert "<svg" in (tmp_path / "study.html").read_text()
+    assert main(["study", "--check", str(stored), "--quiet"]) == 0
+    assert "DIFFERS" not in capsys.readouterr().out
+    document = json.loads(stored.read_text())
+    document["cells"][0]["test"]["LiFT"] *= 1.1
+    stored.write_text(json.dumps(document))
+    assert main(["study", "--check", str(stored), "--quiet"]) == 1
+    assert "DIFFERS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([], "PLAN: expected"),
+        (["nope"], "plan: expected"),
+        (["small", "--check", "x"], "--check"),
+        (["--check", "README.md"], "--check: expected"),
+        (["--check", "nowhere.json"], "nowhere.json"),
+        (["small", "--seeds", "0"], "--seeds"),
+    ],
+)
+def test_bad_commands_are_refused(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", *words]) == 2
+    assert named in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_the_study_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lift_core.cli", "study", "small", "--seeds", "1", "--only", "ridge.*published"]
+    command += ["--jobs", "1", "--out", str(tmp_path)]
+    hear = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear)
+    while not list(tmp_path.glob("cells/*/config.json")) and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command continues" in error
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert (tmp_path / "study.json").exists()
