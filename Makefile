@@ -6,7 +6,7 @@ PIP_ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test format docs clean
+.PHONY: demo test format docs study-check clean
 
 demo: $(READY)
 	rm -rf runs/demo
@@ -22,6 +22,9 @@ test: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+study-check: $(READY)
+	for study in docs/results/*.json; do $(BIN)/lift study --check $$study || exit 1; done
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict

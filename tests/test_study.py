@@ -56,6 +56,12 @@ def test_every_cell_of_a_plan_is_a_run_with_a_name_of_its_own(plan: str) -> None
     assert all(cell.settings["controls"] == (cell.variant == firsts[cell.setting]) for cell in planned)
 
 
+def test_another_model_is_tuned_on_whole_splits() -> None:
+    options = [cell.settings["problem_options"] for cell in make_plan("language", seeds=1, model="gpt2")]
+    assert {entry["model"] for entry in options} == {"gpt2"} and {entry["max_tokens"] for entry in options} == {None}
+    assert {entry["train_share"] for entry in options} == {0.05, 0.25, 1.0}
+
+
 def test_a_preset_decides_in_its_cells() -> None:
     published = [cell for plan in PLANS for cell in make_plan(plan, seeds=1) if cell.preset == "published"]
     assert published and set(PRESETS["published"]) <= set(PRESET_DECIDES)
@@ -64,7 +70,13 @@ def test_a_preset_decides_in_its_cells() -> None:
 
 @pytest.mark.parametrize(
     ("options", "match"),
-    [({"name": "nope"}, "plan"), ({"seeds": 0}, "seeds"), ({"only": "("}, "only"), ({"only": "nowhere"}, "only")],
+    [
+        ({"name": "nope"}, "plan"),
+        ({"seeds": 0}, "seeds"),
+        ({"only": "("}, "only"),
+        ({"only": "nowhere"}, "only"),
+        ({"model": "gpt2"}, "model"),
+    ],
 )
 def test_bad_plans_are_refused(options: dict, match: str) -> None:
     with pytest.raises(ValueError, match=f"^{match}: expected"):

@@ -27,6 +27,10 @@ def study(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many, from 0 on.")] = 5,
     only: Annotated[str, typer.Option(metavar="REGEX", help="Cells whose 'setting | variant' it finds.")] = "",
+    model: Annotated[
+        str | None,
+        typer.Option(help="For the plan language: hub name or folder.", show_default="the bundled GPT-2"),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -55,7 +59,7 @@ def study(
     if plan is None:
         raise ValueError(f"PLAN: expected one of {', '.join(PLANS)}, got nothing")
     folder = out or Path("runs") / f"study-{plan}"
-    cells = make_plan(plan, seeds=seeds, only=only)
+    cells = make_plan(plan, seeds=seeds, only=only, model=model)
     try:
         outcomes = _run(cells, folder, jobs or os.cpu_count() or 1, console)
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import product
 from types import MappingProxyType
 from typing import Any
 
@@ -132,43 +133,48 @@ def ablations(seeds: range) -> Iterator[Cell]:
     yield from _cells("network, digits", base, variants, seeds)
 
 
-def language(seeds: range) -> Iterator[Cell]:
-    """The bundled GPT-2 on WikiText-2: training share x tuned blocks x initial strength.
+def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
+    """GPT-2 on WikiText-2: training share x tuned blocks x initial strength, L2-SP per tensor.
 
-    Pruned to what two cores can do: shares of 1 and 5 % of the training articles, last block and all blocks, L2-SP per
-    tensor, evaluation on parts of the validation and test articles.
+    For the bundled model pruned to what two cores can do: shares of 1 and 5 % of the training articles, last block and
+    all blocks, evaluation on parts of the validation and test articles. Another ``model`` gets shares of 5, 25 and
+    100 %, its last block, whole splits and blocks of 1,024 tokens.
     """
     limits = {"direction": 27_000, "selection": 15_000, "test": 30_000}
-    curvature = {"rank": 8, "num_probes": 1, "share": 0.125, "definiteness": "clamped"}
+    curvature: Settings = {"rank": 8, "num_probes": 1, "definiteness": "clamped"}
     variants = {"LiFT": _REFIT, "move only": _MOVE, "published recipe": _PUBLISHED}
-    for share in (0.01, 0.05):
-        for blocks, label in ((None, "last block"), ([0, 1, 2, 3], "all blocks")):
-            for strength in (1e-4, 1e-2):
-                options = {"train_share": share, "initial_strength": strength, "max_tokens": limits}
-                options |= {} if blocks is None else {"blocks": blocks}
-                base = {
-                    "problem": "gpt2_wikitext2",
-                    "problem_options": options,
-                    "curvature_options": {**curvature, "share": curvature["share"] * min(1.0, 0.01 / share)},
-                    "hyper_radius": 3.0,
-                    "warmup_epochs": 2,
-                }
-                setting = f"{label}, {share:.0%} of the articles, strength {strength:g}"
-                yield from _cells(setting, base, variants, seeds)
+    common: Settings = {"max_tokens": limits}
+    if model is not None:
+        common = {"model": model, "max_tokens": None, "block_length": 1024, "batch_blocks": 2}
+    tuned: dict[str, Settings] = {"last block": {}}
+    tuned |= {} if model is not None else {"all blocks": {"blocks": [0, 1, 2, 3]}}
+    for share, (label, blocks), strength in product(
+        (0.01, 0.05) if model is None else (0.05, 0.25, 1.0), tuned.items(), (1e-4, 1e-2)
+    ):
+        base = {
+            "problem": "gpt2_wikitext2",
+            "problem_options": {"train_share": share, "initial_strength": strength, **common, **blocks},
+            "curvature_options": {**curvature, "share": 0.125 * min(1.0, 0.01 / share)},
+            "hyper_radius": 3.0,
+            "warmup_epochs": 2,
+        }
+        setting = f"{label}, {share:.0%} of the articles, strength {strength:g}"
+        yield from _cells(setting if model is None else f"{model}, {setting}", base, variants, seeds)
 
 
-PLANS: Mapping[str, Callable[[range], Iterator[Cell]]] = MappingProxyType(
+PLANS: Mapping[str, Callable[..., Iterator[Cell]]] = MappingProxyType(
     {"small": small, "ablations": ablations, "language": language}
 )
 
 
-def make_plan(name: str, *, seeds: int, only: str = "") -> list[Cell]:
+def make_plan(name: str, *, seeds: int, only: str = "", model: str | None = None) -> list[Cell]:
     """The cells of a plan, all variants of one seed before the next seed.
 
     Args:
         name: one of `PLANS`.
         seeds: how many, from 0 on.
         only: regular expression; cells whose ``"setting | variant"`` it does not find are left out.
+        model: hub name or folder in place of the bundled GPT-2, for the plan ``language``.
 
     Raises:
         ValueError: for an unknown plan, fewer than one seed, a bad expression, or one that leaves nothing.
@@ -178,13 +184,16 @@ def make_plan(name: str, *, seeds: int, only: str = "") -> list[Cell]:
     """
     if name not in PLANS:
         raise ValueError(f"plan: expected one of {', '.join(PLANS)}, got {name!r}")
+    if model is not None and name != "language":
+        raise ValueError(f"model: expected none for the plan {name!r}, got {model!r}; only language takes one")
     if seeds < 1:
         raise ValueError(f"seeds: expected at least 1, got {seeds}")
     try:
         wanted = re.compile(only)
     except re.error as error:
         raise ValueError(f"only: expected a regular expression, got {only!r} ({error})") from error
-    cells = [cell for cell in PLANS[name](range(seeds)) if wanted.search(f"{cell.setting} | {cell.variant}")]
+    options = {} if model is None else {"model": model}
+    cells = [cell for cell in PLANS[name](range(seeds), **options) if wanted.search(f"{cell.setting} | {cell.variant}")]
     if not cells:
         raise ValueError(f"only: expected part of a 'setting | variant' of the plan, got {only!r}, which is in none")
     return sorted(cells, key=lambda cell: cell.seed)

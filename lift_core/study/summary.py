@@ -129,15 +129,18 @@ def _row(
     found = [by_seed[seed] for seed in seeds]
     common = [seed for seed in seeds if seed in lift[1]]
     ahead = [by_seed[seed]["metric"]["test"] - lift[1][seed]["metric"]["test"] for seed in common]
+    splits = {split: _spread([record["metric"][split] for record in found]) for split in ("test", "selection", "train")}
     return Row(
-        setting,
-        label,
-        metric,
-        seeds,
-        *(_spread([record["metric"][split] for record in found]) for split in ("test", "selection", "train")),
-        _spread([record["gradient_equivalents"] for record in found]),
-        _spread([record["seconds"] for record in found]),
-        _spread(ahead) if ahead and label != lift[0] else None,
+        setting=setting,
+        method=label,
+        metric=metric,
+        seeds=seeds,
+        test=splits["test"],
+        validation=splits["selection"],
+        train=splits["train"],
+        gradients=_spread([record["gradient_equivalents"] for record in found]),
+        seconds=_spread([record["seconds"] for record in found]),
+        ahead=_spread(ahead) if ahead and label != lift[0] else None,
     )
 
 
