@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from adapeft_tables import agreement, correlations, show, summarise
+from adapeft_tables import agreement, correlations, markdown, show, summarise
 from rich.console import Console
 
 import lift_core as lift
@@ -272,6 +272,7 @@ def main() -> None:
     show(console, "Spearman's rank correlation over the sets of a seed", rhos)
     show(console, "estimators and additivity", agreed)
     record = {"rows": rows, "correlations": rhos, "agreement": agreed, "start": [cell["start"] for cell in cells[:1]]}
+    write_atomically(args.out / "adapeft.md", markdown(rows))
     write_atomically(args.out / "adapeft.json", json.dumps(record, indent=1) + "\n")
 
 
