@@ -174,7 +174,7 @@ def main() -> None:
         ]
         cells = (f"{means[0]:.3g}", f"{means[1]:.2%}", *(f"{value:.4g}" for value in means[2:]))
         table.add_row(f"{budget:.0%}", name, *cells)
-    Console().print(table)
+    Console(width=120).print(table)
     write_atomically(args.out / "adapeft_transfer.json", json.dumps(rows, indent=1) + "\n")
 
 
