@@ -18,7 +18,8 @@ def summarise(cells: Sequence[dict[str, Any]], metric: Callable[[float], float] 
     """Mean and deviation of the perplexities over the seeds, one row per method and budget.
 
     Seeds draw other articles, which moves all perplexities together; ``of_random`` is therefore the geometric mean of a
-    method's test perplexity over that of the random groups of the same seed and budget. LiFT's columns are over the
+    method's test perplexity over that of the random groups of the same seed and budget, and ``first`` counts the seeds
+    in which nothing else of the budget reached a lower one. LiFT's columns are over the
     seeds in which its step was made: test before and after, and its cost in training steps.
     """
     rows: dict[tuple[float, str], list[dict[str, Any]]] = {}
@@ -37,6 +38,10 @@ def summarise(cells: Sequence[dict[str, Any]], metric: Callable[[float], float] 
                 row[f"{name}_{split}_sd"] = statistics.stdev(values) if len(values) > 1 else None
             ratios = [_test_loss(cell, when) - _test_loss(random[cell["seed"]], when) for cell in own
                       if cell["seed"] in random]  # fmt: skip
+            row[f"{name}_first"] = sum(
+                _test_loss(cell, when) <= min(_test_loss(other, when) for other in cells if _same(other, cell))
+                for cell in own
+            )
             row[f"{name}_of_random"] = math.exp(statistics.mean(ratios)) if ratios else None
         row |= _lifted([cell["charged"] for cell in own if "lift" in cell["charged"]], metric)
         table.append(row)
@@ -45,6 +50,10 @@ def summarise(cells: Sequence[dict[str, Any]], metric: Callable[[float], float] 
 
 def _test_loss(cell: dict[str, Any], when: str) -> float:
     return cell[when]["trained"]["test"]
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return (one["seed"], one["budget"]) == (other["seed"], other["budget"])
 
 
 def _lifted(cells: Sequence[dict[str, Any]], metric: Callable[[float], float]) -> dict[str, Any]:
@@ -122,10 +131,13 @@ def show(console: Console, title: str, rows: Sequence[dict[str, Any]]) -> None:
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The table of `summarise`: means, ± deviation over the seeds; by budget and test perplexity, the best in bold."""
-    heads = ("budget", "measure", "seeds", "used", "steps", "validation", "test", "of random", "free: test",
-             "free: of random", "LiFT: seeds", "before", "after")  # fmt: skip
+    heads = ("budget", "measure", "seeds", "used", "steps", "validation", "test", "of random", "first",
+             "free: test", "free: of random", "free: first", "LiFT: seeds", "before", "after")  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
-    columns = ("tuned_selection", "tuned_test", "tuned_of_random", "free_test", "free_of_random")
+    columns = (
+        "tuned_selection",
+        *(f"{when}_{what}" for when in ("tuned", "free") for what in ("test", "of_random", "first")),
+    )
     for budget in sorted({row["budget"] for row in rows}):
         own = sorted((row for row in rows if row["budget"] == budget), key=lambda row: row["tuned_test"])
         for row in own:
@@ -143,6 +155,8 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 def _number(row: dict[str, Any], column: str, *, bold: bool) -> str:
     if row[column] is None:
         return "–"
+    if column.endswith("first"):
+        return str(row[column])
     text = f"{row[column]:.2f}" if column.endswith("random") else f"{row[column]:.1f}"
     deviation = row.get(f"{column}_sd")
     return (f"**{text}**" if bold else text) + ("" if deviation is None else f" ± {deviation:.0f}")

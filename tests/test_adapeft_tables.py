@@ -27,7 +27,7 @@ def test_a_measure_is_compared_with_random_groups_of_its_own_seed() -> None:
     assert rows["mine"]["tuned_of_random"] == pytest.approx(math.exp(-(0.5 + 0.7) / 2))
     assert rows["random"]["tuned_of_random"] == rows["random"]["free_of_random"] == 1.0
     assert rows["mine"]["tuned_test"] == pytest.approx((math.exp(3.5) + math.exp(5.3)) / 2)
-    assert rows["mine"]["LiFT_seeds"] == 0
+    assert rows["mine"]["LiFT_seeds"] == 0 and rows["mine"]["tuned_first"] == 2 and rows["random"]["tuned_first"] == 0
     lines = markdown(list(rows.values())).splitlines()
     assert len(lines) == 4 and "mine" in lines[2] and f"**{rows['mine']['tuned_test']:.1f}**" in lines[2]
     assert "**" not in lines[3]
