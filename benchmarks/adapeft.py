@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from adapeft_tables import agreement, correlations, show, summarise
+from adapeft_tables import agreement, correlations, markdown, show, summarise
 from rich.console import Console
 
 import lift_core as lift
 from backends import HiGHS, InteriorPoint
+from lift_core.allocation import keep_freed_memory
 from lift_core.metering import Metered
 from lift_core.problem import BilevelProblem
 from lift_core.records import write_atomically
@@ -144,32 +145,42 @@ def measured(study: Study, method: str, groups: Groups, problem: BilevelProblem)
     return Scores(record["method"], groups.names, groups.sizes, values, record["facts"], cross), record
 
 
-def train_and_lift(
-    study: Study, problem: BilevelProblem, key: str, steps: int, *, with_lift: bool = True
-) -> dict[str, Any]:
-    """Train for some steps, then one LiFT step; losses after both, from a file where the set was trained before."""
-    path = study.out / "trained" / f"{study.seed}-{key}-{steps}.json"
-    if path.exists():
-        known = json.loads(path.read_text())
-        if "lift" in known or not with_lift:
-            return known
-    began, trainer = time.perf_counter(), lift.Trainer(learning_rate=LEARNING_RATE)
+def train_and_lift(study: Study, problem: BilevelProblem, key: str, charged: int) -> dict[str, Any]:
+    """Train for the whole budget: losses where the measure's cost leaves off, LiFT's step from there, and at the end.
+
+    Sets that were trained before are read from their file, but for a LiFT step that is still missing.
+    """
+    path = study.out / "trained" / f"{study.seed}-{key}-{charged}.json"
+    record: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if record and ("lift" in record["charged"] or not study.with_lift):
+        return record
     state = TrainingState.fresh(problem.initial_point())
-    path_of_training = trainer.steps(problem, state, seed=study.seed)
-    for _ in range(steps):
-        state = next(path_of_training)
-    trained = {split: problem.loss(state.point, split) for split in ("train", "selection", "test")}
-    record: dict[str, Any] = {"trained": trained, "seconds": time.perf_counter() - began}
-    if with_lift:
-        here = lift.Situation(
-            training=state, selection_loss=trained["selection"], seed=study.seed,
-            line_search=lift.GoldenSection(max_evaluations=4),
-        )  # fmt: skip
-        best, _ = LIFT.best(problem, here)
-        record["lift"] = {split: problem.loss(best.training.point, split) for split in ("selection", "test")}
-        record |= {"lift_label": best.label, "lift_seconds": time.perf_counter() - began - record["seconds"]}
+    steps = lift.Trainer(learning_rate=LEARNING_RATE).steps(problem, state, seed=study.seed)
+    for step in range(1, (charged if record else study.steps) + 1):
+        state = next(steps)
+        if step == charged:
+            reached = {split: problem.loss(state.point, split) for split in ("selection", "test")}
+            after = lift_step(study, problem, state, reached["selection"]) if study.with_lift else {}
+            record["charged"] = {"trained": reached} | after
+        if step == study.steps:
+            reached = record["charged"]["trained"] if step == charged else {}
+            left = ("train",) if reached else ("train", "selection", "test")
+            record["uncharged"] = {"trained": reached | {split: problem.loss(state.point, split) for split in left}}
     write_atomically(path, json.dumps(record))
     return record
+
+
+def lift_step(study: Study, problem: BilevelProblem, state: TrainingState, selection_loss: float) -> dict[str, Any]:
+    """One direction LP with its line search from a tuned point: losses after it, and its cost in training steps."""
+    metered = Metered(problem)
+    here = lift.Situation(
+        training=state, selection_loss=selection_loss, seed=study.seed,
+        line_search=lift.GoldenSection(max_evaluations=4),
+    )  # fmt: skip
+    best, _ = LIFT.best(metered, here)
+    steps = metered.cost.gradient_equivalents * problem.num_examples("train") / PER_STEP
+    losses = {split: problem.loss(best.training.point, split) for split in ("selection", "test")}
+    return {"lift": losses, "lift_label": best.label, "lift_steps": steps}
 
 
 def lora_problem(study: Study, capacity: int) -> GPT2WikiText2:
@@ -207,12 +218,11 @@ def run_cell(study: Study, problem: GPT2WikiText2, groups: Groups, method: str, 
         reference = measured(study, "exact", groups, study.probed())[0]
         predicted = float(reference.values[list(chosen.numbers)].sum())
     steps = max(1, study.steps - round(cost / PER_STEP))
-    charged = train_and_lift(study, part, key, steps, with_lift=study.with_lift)
-    free = train_and_lift(study, part, key, study.steps, with_lift=False) if steps < study.steps else charged
+    reached = train_and_lift(study, part, key, steps)
     return {
         "method": label, "key": method, "budget": budget, "seed": study.seed, "share": size / n, "groups": names,
-        "cost_tokens": cost, "steps": steps, "predicted": predicted, "charged": charged, "uncharged": free,
-    }  # fmt: skip
+        "cost_tokens": cost, "steps": steps, "predicted": predicted,
+    } | reached  # fmt: skip
 
 
 def run_seed(study: Study, methods: Sequence[str], budgets: Sequence[float], console: Console) -> list[dict[str, Any]]:
@@ -248,6 +258,7 @@ def main() -> None:
     if unknown := set(methods) - set(METHODS):
         parser.error(f"--methods: expected some of {', '.join(METHODS)}, got {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
+    keep_freed_memory()
     console = Console(width=170)
     seeds, budgets = args.seeds.split(","), [float(budget) for budget in args.budgets.split(",")]
     if args.summary:
@@ -261,6 +272,7 @@ def main() -> None:
     show(console, "Spearman's rank correlation over the sets of a seed", rhos)
     show(console, "estimators and additivity", agreed)
     record = {"rows": rows, "correlations": rhos, "agreement": agreed, "start": [cell["start"] for cell in cells[:1]]}
+    write_atomically(args.out / "adapeft.md", markdown(rows))
     write_atomically(args.out / "adapeft.json", json.dumps(record, indent=1) + "\n")
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
 from pathlib import Path
 
 import torch
@@ -25,8 +26,19 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import lift_core as lift
 from backends import HiGHS
+from lift_core.allocation import keep_freed_memory
 from lift_core.records import write_atomically
-from lift_core.selection import ExactInfluence, Probing, Random, Selection, apply_selection
+from lift_core.selection import (
+    ExactInfluence,
+    Measure,
+    Probing,
+    Random,
+    Selection,
+    apply_selection,
+    make_selection,
+    transfer_pieces,
+)
+from lift_core.selection.record import index_of
 from lift_core.selection.selector import Selector
 from lift_core.training import TrainingState
 from problems import LanguageModel
@@ -34,13 +46,15 @@ from problems.gpt2_wikitext2 import BUNDLED_MODEL, wikitext2
 from problems.token_batches import token_blocks
 
 BLOCK = 64
-BUDGETS = (0.01, 0.05, 0.2)
+BUDGETS = (0.05, 0.2)
+SIZES = ((2, 64), (4, 96))
+"""Layers and width of the small and the large model."""
 HELD_OUT = 40
 """Training articles that pre-training does not see."""
 
 
 def pretrain(layers: int, width: int, steps: int, tokenizer: object, seed: int) -> GPT2LMHeadModel:
-    """A GPT-2 trained with AdamW and cosine decay, 16 blocks a step, as `examples/pretrain_gpt2.py` does at size."""
+    """A GPT-2 trained with AdamW and cosine decay, 8 blocks a step, as `examples/pretrain_gpt2.py` does at size."""
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(
         GPT2Config(vocab_size=8192, n_positions=BLOCK, n_embd=width, n_layer=layers, n_head=4, resid_pdrop=0.0,
@@ -53,7 +67,7 @@ def pretrain(layers: int, width: int, steps: int, tokenizer: object, seed: int) 
     for step in track(range(steps), description=f"{layers} layers of width {width}"):
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * min(1.0, (step + 1) / 20) * (0.05 + 0.95 * (1 + math.cos(math.pi * step / steps)) / 2)
-        batch = ids[torch.randint(len(ids), (16,), generator=generator)]
+        batch = ids[torch.randint(len(ids), (8,), generator=generator)]
         logits = model(batch).logits[:, :-1]
         optimizer.zero_grad()
         cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten()).backward()
@@ -66,8 +80,9 @@ def fine_tuning(model: GPT2LMHeadModel, tokenizer: object, seed: int) -> Languag
     """The blocks and last norm of a model on articles it has not seen."""
     return LanguageModel(
         model=model, tokenizer=tokenizer, trainable=["transformer.h.*", "transformer.ln_f.*"], block_length=BLOCK,
+        batch_blocks=4,
         texts={"train": wikitext2("train")[:HELD_OUT]} | {part: wikitext2(part) for part in ("validation", "test")},
-        max_tokens={"train": 16_384, "direction": 2_048, "selection": 4_096, "test": 4_096}, device="cpu", seed=seed,
+        max_tokens={"train": 8_192, "direction": 2_048, "selection": 2_048, "test": 4_096}, device="cpu", seed=seed,
     )  # fmt: skip
 
 
@@ -82,44 +97,67 @@ def tuned(problem: lift.BilevelProblem, steps: int, seed: int) -> dict[str, floa
 
 def one_seed(seed: int, args: argparse.Namespace) -> list[dict[str, object]]:
     tokenizer = AutoTokenizer.from_pretrained(BUNDLED_MODEL)
-    small = fine_tuning(pretrain(2, 64, args.pretraining, tokenizer, seed), tokenizer, seed)
-    large = fine_tuning(pretrain(4, 96, args.pretraining, tokenizer, seed), tokenizer, seed)
-    probing = Probing(estimator=ExactInfluence(at_once=1), steps=0, num_batches=8)
+    small, large = (
+        fine_tuning(pretrain(layers, width, args.pretraining, tokenizer, seed), tokenizer, seed)
+        for layers, width in SIZES
+    )
+    probing = Probing(estimator=ExactInfluence(at_once=1), steps=0)
+    chosen = {
+        name: selections(model, measure, width, seed)
+        for name, measure, model, (_, width) in (("from the small model", probing, small, SIZES[0]),
+                                                 ("from itself", probing, large, SIZES[1]),
+                                                 ("random", Random(), large, SIZES[1]))
+    }  # fmt: skip
     rows: list[dict[str, object]] = []
     for budget in BUDGETS:
-        chosen = {
-            name: Selector(measure=measure, backend=HiGHS(), seed=seed).select(model, budget).selection
-            for name, measure, model in (("from the small model", probing, small), ("from itself", probing, large),
-                                         ("random", Random(), large))
-        }  # fmt: skip
-        for name, selection in chosen.items():
+        for name, (by_budget, seconds) in chosen.items():
+            selection = by_budget[budget]
             problem = apply_selection(selection, large)
             n = len(problem.initial_point().weights)
-            row = {"seed": seed, "budget": budget, "chosen": name, "share": n / len(large.initial_point().weights)}
-            row["overlap"] = overlap_on(large, selection, chosen["from itself"])
+            row = {"seed": seed, "budget": budget, "chosen": name, "seconds": seconds}
+            row["share"] = n / len(large.initial_point().weights)
+            row["overlap"] = overlap_on(large, selection, chosen["from itself"][0][budget])
             rows.append(row | tuned(problem, args.steps, seed))
     before = large.initial_point()
     rows.append(
-        {"seed": seed, "budget": 0.0, "chosen": "before", "share": 0.0, "overlap": 0.0}
+        {"seed": seed, "budget": 0.0, "chosen": "before", "seconds": 0.0, "share": 0.0, "overlap": 0.0}
         | {split: math.exp(large.loss(before, split)) for split in ("selection", "test")}
     )
     return rows
 
 
+def selections(problem: LanguageModel, measure: Measure, width: int, seed: int) -> tuple[dict[float, Selection], float]:
+    """What one measurement chooses at every budget, and the processor's seconds that it took.
+
+    Matrices are cut into squares, so that both models have pieces of the same names.
+    """
+    began = time.process_time()
+    selector = Selector(max_size=width**2, measure=measure, backend=HiGHS(), seed=seed)
+    outcome = selector.select(problem, BUDGETS[0], others=BUDGETS[1:])
+    seconds = time.process_time() - began
+    found = {
+        budget: make_selection(problem, outcome.groups, outcome.scores, choice, budget=budget)
+        for budget, choice in outcome.budgets.items()
+    }
+    return found, seconds
+
+
 def overlap_on(problem: LanguageModel, first: Selection, second: Selection) -> float:
-    """Overlap of two selections as they come out on one problem."""
-    sets = [set(apply_selection(selection, problem).groups) for selection in (first, second)]
+    """Weights that two selections share over those that either has, as they come out on one problem."""
+    tensors = problem.groups
+    sets = [set(index_of(tensors, transfer_pieces(each, tensors)).tolist()) for each in (first, second)]
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pretraining", type=int, default=120, help="steps of pre-training, each model")
-    parser.add_argument("--steps", type=int, default=30, help="steps of fine-tuning")
+    parser.add_argument("--pretraining", type=int, default=100, help="steps of pre-training, each model")
+    parser.add_argument("--steps", type=int, default=20, help="steps of fine-tuning")
     parser.add_argument("--seeds", default="0,1,2")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     rows = []
     for seed in args.seeds.split(","):
         path = args.out / f"seed-{seed}.json"
@@ -127,13 +165,16 @@ def main() -> None:
             write_atomically(path, json.dumps(one_seed(int(seed), args), indent=1))
         rows += json.loads(path.read_text())
     table = Table(title="perplexity of the large model, mean over the seeds; overlap with the choice on itself")
-    for column in ("budget", "chosen", "share", "overlap", "selection", "test"):
+    for column in ("budget", "chosen", "probe, s", "share", "overlap", "selection", "test"):
         table.add_column(column, justify="right")
     for budget, name in dict.fromkeys((row["budget"], row["chosen"]) for row in rows):
         own = [row for row in rows if (row["budget"], row["chosen"]) == (budget, name)]
-        means = [sum(row[key] for row in own) / len(own) for key in ("share", "overlap", "selection", "test")]
-        table.add_row(f"{budget:.0%}", name, f"{means[0]:.2%}", *(f"{value:.4g}" for value in means[1:]))
-    Console().print(table)
+        means = [
+            sum(row[key] for row in own) / len(own) for key in ("seconds", "share", "overlap", "selection", "test")
+        ]
+        cells = (f"{means[0]:.3g}", f"{means[1]:.2%}", *(f"{value:.4g}" for value in means[2:]))
+        table.add_row(f"{budget:.0%}", name, *cells)
+    Console(width=120).print(table)
     write_atomically(args.out / "adapeft_transfer.json", json.dumps(rows, indent=1) + "\n")
 
 
