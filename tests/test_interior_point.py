@@ -1,12 +1,14 @@
 """The interior-point method: its answers against known optima and HiGHS."""
 
+from pathlib import Path
+
 import pytest
 import scipy.sparse as sp
 import torch
 from hypothesis import given
 from torch import Tensor
 
-from backends import HiGHS
+from backends import HiGHS, read_mps
 from backends.interior_point import InteriorPoint
 from backends.interior_point.backend import choose_system
 from backends.interior_point.dense import DenseSystem
@@ -134,6 +136,15 @@ def test_large_structured_program_forms_no_matrix() -> None:
     solution = solve_lp(direction_program(matrix, 0.1), InteriorPoint(rtol=1e-6))
     assert solution.status is LPStatus.OPTIMAL
     assert solution.iterations <= 40
+
+
+def test_short_affine_steps_do_not_spoil_the_correctors() -> None:
+    """With shares of the second-order part even after short affine steps it took 36 iterations."""
+    lp = read_mps(Path(__file__).parent / "data" / "netlib" / "vtp.base.mps")
+    solution = solve_lp(lp, InteriorPoint(rtol=1e-8))
+    assert solution.status is LPStatus.OPTIMAL
+    assert solution.objective == pytest.approx(129831.46246136137, rel=1e-7)
+    assert solution.iterations <= 32
 
 
 def test_sparse_program_with_many_rows() -> None:

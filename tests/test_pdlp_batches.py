@@ -140,6 +140,19 @@ def test_factored_directions_take_few_iterations(slack: float) -> None:
     assert solution.objective == pytest.approx(reference.objective, rel=2e-4)
 
 
+def test_a_path_takes_fewer_newton_steps_than_its_programs() -> None:
+    """Programs share their iterations but not their Newton steps, so that a batch is polished later."""
+    lp = factored_direction_lp(300, slack=1.0)
+    path = [with_slack(lp, factor) for factor in (1e-4, 1e-3, 1e-2, 1e-1)]
+    last: dict[int, int] = {}
+    backend = PDLP(rtol=1e-4, callback=lambda check: last.update({check.program: check.iterations}))
+    together = list(solve_lps(path, backend))
+    assert all(solution.status is LPStatus.OPTIMAL for solution in together)
+    in_batch = sum(solution.iterations - last[program] for program, solution in enumerate(together))
+    alone = sum(solve_lp(one, backend).iterations - last[0] for one in path)
+    assert in_batch < alone / 2
+
+
 def test_probing_is_as_good_as_reading_entries() -> None:
     lp = dense_direction_lp(80, num_hyper=4, slack=0.1)
     backend = PDLP(algorithm="halpern", polish=False)

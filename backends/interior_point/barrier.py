@@ -124,11 +124,11 @@ class Barrier:
         lower, upper = elementwise(lambda gl, gu, zl, zu: (-gl * zl, -gu * zu), *at[2:])
         return Aims(lower, upper)
 
-    def correcting_aims(self, at: Iterate, affine: Iterate, target: float) -> Aims:
-        """What the affine direction leaves to do: all products to the target, less its second-order error."""
+    def correcting_aims(self, affine: Iterate, target: float, *, second_order: bool) -> Aims:
+        """What the affine direction leaves to do: all products to the target, less its second-order error if asked."""
 
         def aim(d_gap: Tensor, d_z: Tensor, has: Tensor) -> tuple[Tensor]:
-            return (torch.where(has, target - d_gap * d_z, 0.0),)
+            return (torch.where(has, target - d_gap * d_z if second_order else target, 0.0),)
 
         (lower,) = elementwise(aim, affine.gap_lower, affine.z_lower, self.has_lower)
         (upper,) = elementwise(aim, affine.gap_upper, affine.z_upper, self.has_upper)

@@ -21,6 +21,8 @@ from lift_core.lp import BackendAnswer, LinearProgram, LPStart, LPStatus
 
 STEP_FRACTION = 0.995
 """Of the way to the nearest bound."""
+SHORT = 0.1
+"""Affine steps shorter than this say nothing about the second-order error of a long one."""
 NUM_SHARES, SMALLEST_SHARE = 5, 0.1
 """How many shares of a corrector are tried, and the smallest of them."""
 MAX_CENTRALITY_CORRECTORS = 2
@@ -116,7 +118,8 @@ def _search_direction(barrier: Barrier, at: Iterate, products: tuple[Tensor, Ten
     3. corrector: towards σ μ, against the second-order error of the affine direction
     4. centrality corrector: bring the products that a longer step would spoil back to ``[0.1, 10] σ μ``
 
-    Of each corrector as much is added as lets gaps and duals go farthest.
+    Of each corrector as much is added as lets gaps and duals go farthest; after a short affine step, all of the first
+    one without its second-order part, since the iterate lies off the central path.
 
     References: Mehrotra (1992); Gondzio (1996), Multiple centrality corrections, Comput. Optim. Appl. 6, 137-156.
 
@@ -128,8 +131,10 @@ def _search_direction(barrier: Barrier, at: Iterate, products: tuple[Tensor, Ten
     primal, dual = step_lengths(at, along)
     mu = barrier.mean_product(at)
     target = mu * (barrier.mean_product_after(at, along, primal, dual) / mu) ** 3 if mu > 0 else 0.0
-    corrector = barrier.direction(at, None, barrier.correcting_aims(at, along, target))
-    shares, lengths = best_shares(at, along, corrector, _shares(max(primal * dual, SMALLEST_SHARE)))
+    long = min(primal, dual) >= SHORT
+    corrector = barrier.direction(at, None, barrier.correcting_aims(along, target, second_order=long))
+    allowed = _shares(max(primal * dual, SMALLEST_SHARE)) if long else (1.0,)
+    shares, lengths = best_shares(at, along, corrector, allowed)
     along.move(corrector, *shares)
     for _ in range(MAX_CENTRALITY_CORRECTORS):
         goals = [min(1.0, length + LENGTHEN) for length in lengths]

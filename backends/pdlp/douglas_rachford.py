@@ -39,7 +39,8 @@ STALL_ITERATIONS = 5_000
 STEP = 0.05
 """First proximal step of polishing, in steps of the splitting."""
 FIRST_POLISH = 80
-"""Iterations before polishing is first tried, where curvature is factored."""
+"""Iterations before polishing is first tried where curvature is factored, times the number of programs in the batch:
+programs share their iterations but not their Newton steps, of which later attempts need fewer."""
 SMALLEST_SHRINKAGE = 0.9
 """Below this, shrinking towards 0 would cost more than the violation it repairs."""
 
@@ -107,7 +108,7 @@ class DouglasRachford(AnchoredIteration):
         self.improved_at, self.previous = [0] * batch.size, (zero_x, zero_y)
         if polish:
             equations = [equations_of_factors(batch.program(column)) for column in range(batch.size)]
-            self.polish = [None if found is None else Polish(found, FIRST_POLISH) for found in equations]
+            self.polish = [None if found is None else Polish(found, FIRST_POLISH * batch.size) for found in equations]
         self.cost_size = torch.ones(batch.size, dtype=torch.float64, device=zero_x.device)
         self._set_bounds()
         z = torch.zeros_like(self.cost)

@@ -20,6 +20,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -86,8 +87,14 @@ class FactoredEquations(Equations):
 
     def __init__(self, program: LinearProgram, A: DirectionMatrix) -> None:  # noqa: N803
         super().__init__(A, cost=10, fewest_steps=220)
-        self._system = StructuredSystem(A)
-        set_units(self._system, program)
+        self._program, self._matrix = program, A
+
+    @cached_property
+    def _system(self) -> StructuredSystem:
+        """Made when it is first needed; some programs of a batch are solved without."""
+        system = StructuredSystem(self._matrix)
+        set_units(system, self._program)
+        return system
 
     def solve(self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Tensor) -> Tensor | None:
         try:

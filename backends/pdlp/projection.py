@@ -189,24 +189,27 @@ class FactoredProjection(Projection):
     def _project_once(self, point: Float64[Tensor, "n+m b"]) -> tuple[Tensor, Tensor]:
         graph, mixed, V, k = self.graph, self._matrix.mixed, self._V, len(self._signs)  # noqa: N806
         n, p = len(graph.scale_x), self._matrix.num_hyper
-        columns = graph.center_x + graph.scale_x * point[:n]
-        slacks = graph.center_s + graph.scale_s * point[n:]
+        columns = torch.addcmul(graph.center_x, graph.scale_x, point[:n])
+        slacks = torch.addcmul(graph.center_s, graph.scale_s, point[n:])
         hyper, x, s = columns[:p], columns[p:], self._spread(slacks)
-        outside = mixed.matmat(hyper) - s
-        f_residual = self._f * torch.addcmul(outside, self._d[:, None], x)
-        inner = V.T @ torch.cat([self._e * x - self._b * outside, f_residual], dim=1)
+        outside = mixed.matmat(hyper).sub_(s)
+        f_residual = torch.addcmul(outside, self._d[:, None], x).mul_(self._f)
+        inner = V.T @ torch.cat([(self._e * x).addcmul_(self._b, outside, value=-1), f_residual], dim=1)
         by_x, by_residual = inner.chunk(2, dim=1)
         right = torch.cat([by_x, by_residual, self._hyper_scale * mixed.rmatmat(f_residual)])
         unknown = torch.linalg.lu_solve(*self._small, right.T[:, :, None])[:, :, 0].T
         alpha, beta, moved = unknown.split([k, k, p])
         of_alpha, of_beta = (V @ torch.cat([alpha, beta], dim=1)).chunk(2, dim=1)
         step = self._hyper_scale * moved
-        reach = outside - mixed.matmat(step) + of_alpha
-        new_x = self._e * (x - self._theta * of_beta) - self._b * reach
-        t = self._f * torch.addcmul(reach, self._d[:, None], x) - self._b * of_beta
+        reach = outside.sub_(mixed.matmat(step)).add_(of_alpha)
+        t = torch.addcmul(reach, self._d[:, None], x).mul_(self._f).addcmul_(self._b, of_beta, value=-1)
         t = t if self._matrix.rows is None else t[self._matrix.rows]
-        new_columns = torch.cat([hyper - step, new_x])
-        return torch.cat([(new_columns - graph.center_x) / graph.scale_x, point[n:] + graph.scale_s * t]), t
+        columns[:p] -= step
+        x.addcmul_(self._theta, of_beta, value=-1).mul_(self._e).addcmul_(self._b, reach, value=-1)
+        projected = torch.empty_like(point)
+        torch.sub(columns, graph.center_x, out=projected[:n]).div_(graph.scale_x)
+        torch.addcmul(point[n:], graph.scale_s, t, out=projected[n:])
+        return projected, t
 
     def _spread(self, rows: Float64[Tensor, "m b"]) -> Float64[Tensor, "n b"]:
         """From the kept rows to all."""
