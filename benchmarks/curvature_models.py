@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from curvature_tables import Cells, markdown, show
@@ -44,6 +44,7 @@ from lift_core import (
     standard_controls,
 )
 from lift_core.allocation import keep_freed_memory
+from lift_core.curvature import Definiteness
 from lift_core.metering import Metered
 from lift_core.moves import LPDirection, Move, Situation
 from lift_core.problem import Split
@@ -143,7 +144,13 @@ def shares(setting: Setting) -> dict[str, tuple[CurvatureModel, TrustBox]]:
     return {f"share {share:g}": (LowRank(rank=16, share=share), setting.box) for share in (0.125, 0.25, 0.5, 1.0)}
 
 
-COMPARED = {"models": models, "bulks": bulks, "shares": shares}
+def signs(setting: Setting) -> dict[str, tuple[CurvatureModel, TrustBox]]:
+    """What is done with negative eigenvalues."""
+    treatments = get_args(Definiteness)
+    return {name: (LowRank(rank=16, definiteness=name, share=setting.share), setting.box) for name in treatments}
+
+
+COMPARED = {"models": models, "bulks": bulks, "shares": shares, "signs": signs}
 
 
 def backend_for(setting: Setting, model: CurvatureModel, box: TrustBox) -> LPBackend:
@@ -231,7 +238,7 @@ def main() -> None:
         "--compare",
         choices=tuple(COMPARED),
         default="models",
-        help="curvature models (default), ranks and bulks, or shares of the training batches",
+        help="curvature models (default), ranks and bulks, shares of the training batches, or signs of the eigenvalues",
     )
     parser.add_argument("--no-controls", dest="controls", action="store_false")
     parser.add_argument("--budget-of", nargs="+", default=["low rank 64"], help="models whose cost the controls get")

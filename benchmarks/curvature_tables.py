@@ -63,36 +63,52 @@ def _spread(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     def of(key: str) -> list[float]:
         return [cell[key] for cell in cells if cell.get(key) is not None]
 
-    keys = ("selection", "test", "gain", "cosine", "lp_objective", "gradient_equivalents", "hvps", "seconds")
+    keys = (
+        "selection",
+        "test",
+        "gain",
+        "cosine",
+        "smallest_curvature",
+        "lp_objective",
+        "gradient_equivalents",
+        "hvps",
+        "seconds",
+    )
     means = {key: statistics.fmean(of(key)) if of(key) else None for key in keys}
     return {"seeds": len(cells), "gain_std": statistics.stdev(of("gain")) if len(cells) > 1 else None} | means
 
 
+EXTRA = {"cosine": "cosine to share 1", "smallest_curvature": "smallest Ritz value"}
+"""Columns of some tables, by key."""
+
+
+def _extra(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [key for key in EXTRA if all(row[key] is not None for row in rows if row["row"] != "before")]
+
+
 def _head(rows: Sequence[dict[str, Any]], metric: str) -> list[str]:
-    last = ["cosine to share 1"] if any(row["cosine"] is not None for row in rows) else []
     head = ["row", "seeds", f"selection {metric}", f"test {metric}", "test gain", "LP value", "gradients", "seconds"]
-    return head + last
+    return head + [EXTRA[key] for key in _extra(rows)]
 
 
-def _texts(row: dict[str, Any], width: int) -> list[str]:
+def _texts(row: dict[str, Any], extra: Sequence[str]) -> list[str]:
     spread = "" if row["gain_std"] is None else f" ± {row['gain_std']:.2g}"
     gain = "" if row["row"] == "before" else f"{row['gain']:.3g}" + spread
-    rest = [_short(row[key]) for key in ("lp_objective", "gradient_equivalents", "seconds", "cosine")]
-    return [row["row"], str(row["seeds"]), _short(row["selection"]), _short(row["test"]), gain, *rest][:width]
+    rest = [_short(row[key]) for key in ("lp_objective", "gradient_equivalents", "seconds", *extra)]
+    return [row["row"], str(row["seeds"]), _short(row["selection"]), _short(row["test"]), gain, *rest]
 
 
 def show(rows: Sequence[dict[str, Any]], metric: str, console: Console) -> None:
-    head = _head(rows, metric)
-    table = Table(*head, title=rows[0]["problem"])
+    table = Table(*_head(rows, metric), title=rows[0]["problem"])
     for row in rows:
-        table.add_row(*_texts(row, len(head)))
+        table.add_row(*_texts(row, _extra(rows)))
     console.print(table)
 
 
 def markdown(rows: Sequence[dict[str, Any]], metric: str) -> str:
     """The table as the documentation shows it."""
     head = _head(rows, metric)
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *(_texts(row, len(head)) for row in rows)]
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *(_texts(row, _extra(rows)) for row in rows)]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
