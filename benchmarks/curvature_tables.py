@@ -48,10 +48,13 @@ class Cells:
         return rows
 
     def _read(self, path: Path) -> dict[str, Any]:
-        """A cell, with its gain over the point before on the test split, and its step beside that of share 1."""
+        """A cell, its gains on the test split over the point before and over sign descent, and its step's cosine."""
         seed = int(path.name.split(".")[-2])
         cell, before = (json.loads(file.read_text()) for file in (path, self.path("before", seed)))
         cell["gain"] = before["test"] - cell["test"]
+        sign = self.path("-sign(gradient)", seed)
+        if sign.exists():
+            cell["over_sign"] = json.loads(sign.read_text())["test"] - cell["test"]
         step, whole = path.with_suffix(".step"), self.path("share 1", seed).with_suffix(".step")
         if step.exists() and whole.exists():
             one, other = (np.fromfile(file, np.float32).astype(float) for file in (step, whole))
@@ -59,56 +62,53 @@ class Cells:
         return cell
 
 
+PAIRED = {"gain": "test gain", "over_sign": "over -sign(gradient)"}
+EXTRA = {"cosine": "cosine to share 1", "smallest_curvature": "smallest Ritz value"}
+"""Columns by key: differences within a seed, with their spread; and what only some tables have."""
+
+
 def _spread(cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
     def of(key: str) -> list[float]:
         return [cell[key] for cell in cells if cell.get(key) is not None]
 
-    keys = (
-        "selection",
-        "test",
-        "gain",
-        "cosine",
-        "smallest_curvature",
-        "lp_objective",
-        "gradient_equivalents",
-        "hvps",
-        "seconds",
-    )
+    keys = ("selection", "test", *PAIRED, *EXTRA, "lp_objective", "gradient_equivalents", "hvps", "seconds")
     means = {key: statistics.fmean(of(key)) if of(key) else None for key in keys}
-    return {"seeds": len(cells), "gain_std": statistics.stdev(of("gain")) if len(cells) > 1 else None} | means
+    spreads = {f"{key}_std": statistics.stdev(of(key)) if len(of(key)) > 1 else None for key in PAIRED}
+    return {"seeds": len(cells)} | spreads | means
 
 
-EXTRA = {"cosine": "cosine to share 1", "smallest_curvature": "smallest Ritz value"}
-"""Columns of some tables, by key."""
+def _known(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> list[str]:
+    return [key for key in columns if all(row[key] is not None for row in rows if row["row"] != "before")]
 
 
-def _extra(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return [key for key in EXTRA if all(row[key] is not None for row in rows if row["row"] != "before")]
+def _lines(rows: Sequence[dict[str, Any]], metric: str) -> list[list[str]]:
+    """The head and the rows of a table as texts."""
+    paired, extra = _known(rows, PAIRED), _known(rows, EXTRA)
+    lines = [["row", "seeds", f"selection {metric}", f"test {metric}", *(PAIRED[key] for key in paired)]]
+    lines[0] += ["LP value", "gradients", "seconds", *(EXTRA[key] for key in extra)]
+    for row in rows:
+        gains = ["" if row["row"] == "before" else _with_spread(row, key) for key in paired]
+        rest = [_short(row[key]) for key in ("lp_objective", "gradient_equivalents", "seconds", *extra)]
+        lines.append([row["row"], str(row["seeds"]), _short(row["selection"]), _short(row["test"]), *gains, *rest])
+    return lines
 
 
-def _head(rows: Sequence[dict[str, Any]], metric: str) -> list[str]:
-    head = ["row", "seeds", f"selection {metric}", f"test {metric}", "test gain", "LP value", "gradients", "seconds"]
-    return head + [EXTRA[key] for key in _extra(rows)]
-
-
-def _texts(row: dict[str, Any], extra: Sequence[str]) -> list[str]:
-    spread = "" if row["gain_std"] is None else f" ± {row['gain_std']:.2g}"
-    gain = "" if row["row"] == "before" else f"{row['gain']:.3g}" + spread
-    rest = [_short(row[key]) for key in ("lp_objective", "gradient_equivalents", "seconds", *extra)]
-    return [row["row"], str(row["seeds"]), _short(row["selection"]), _short(row["test"]), gain, *rest]
+def _with_spread(row: dict[str, Any], key: str) -> str:
+    return f"{row[key]:.3g}" + ("" if row[f"{key}_std"] is None else f" ± {row[f'{key}_std']:.2g}")
 
 
 def show(rows: Sequence[dict[str, Any]], metric: str, console: Console) -> None:
-    table = Table(*_head(rows, metric), title=rows[0]["problem"])
-    for row in rows:
-        table.add_row(*_texts(row, _extra(rows)))
+    head, *lines = _lines(rows, metric)
+    table = Table(*head, title=rows[0]["problem"])
+    for line in lines:
+        table.add_row(*line)
     console.print(table)
 
 
 def markdown(rows: Sequence[dict[str, Any]], metric: str) -> str:
     """The table as the documentation shows it."""
-    head = _head(rows, metric)
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *(_texts(row, _extra(rows)) for row in rows)]
+    head, *lines = _lines(rows, metric)
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
