@@ -7,25 +7,24 @@ is read at the end. Finished cells are kept in OUT/cells, so that an interrupted
 Example:
     python benchmarks/curvature_models.py --problems digits --seeds 5 --out runs/curvature
     python benchmarks/curvature_models.py --problems "last block" --seeds 2 --models "low rank 16" "fisher 400"
-    python benchmarks/curvature_models.py --problems digits --bulk --seeds 10
+    python benchmarks/curvature_models.py --compare bulks --seeds 10
+    python benchmarks/curvature_models.py --problems "last block" --compare shares --seeds 3
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
+from curvature_tables import Cells, markdown, show
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from transformers import logging
 
 from backends import PDLP, HiGHS, InteriorPoint
@@ -44,8 +43,11 @@ from lift_core import (
     TrustBox,
     standard_controls,
 )
+from lift_core.allocation import keep_freed_memory
+from lift_core.curvature import Definiteness
 from lift_core.metering import Metered
 from lift_core.moves import LPDirection, Move, Situation
+from lift_core.problem import Split
 from lift_core.records import write_atomically
 from lift_core.training import TrainingState
 from problems import GPT2WikiText2, Network
@@ -71,6 +73,15 @@ class Setting:
 
 
 RELATIVE = TrustBox(relative=True, weights_radius=0.1)
+TOKENS: dict[Split, int] = {"train": 4096, "direction": 3072, "selection": 3072, "test": 8192}
+"""Small enough for all rows and five seeds in an hour of one core; 8 training batches of 2 sequences of 256."""
+
+
+def language(seed: int, blocks: Sequence[int] | None = None) -> BilevelProblem:
+    """The bundled GPT-2 on a little of WikiText-2."""
+    return GPT2WikiText2(seed=seed, blocks=blocks, batch_blocks=2, max_tokens=TOKENS)
+
+
 SETTINGS = {
     "digits": Setting(
         make=lambda seed: Network(seed=seed),
@@ -82,20 +93,22 @@ SETTINGS = {
         evaluations=16,
     ),
     "last block": Setting(
-        make=lambda seed: GPT2WikiText2(seed=seed),
-        box=RELATIVE,
-        slacks=(1e-3, 1e-2),
-        warmup_epochs=3,
-        learning_rate=1e-3,
-        share=0.25,
-    ),
-    "all blocks": Setting(
-        make=lambda seed: GPT2WikiText2(seed=seed, blocks=range(4)),
+        make=language,
         box=RELATIVE,
         slacks=(1e-2,),
         warmup_epochs=3,
         learning_rate=1e-3,
-        share=0.25,
+        share=0.125,
+        evaluations=6,
+    ),
+    "all blocks": Setting(
+        make=lambda seed: language(seed, range(4)),
+        box=RELATIVE,
+        slacks=(1e-2,),
+        warmup_epochs=3,
+        learning_rate=1e-3,
+        share=0.125,
+        evaluations=6,
     ),
 }
 
@@ -126,13 +139,27 @@ def bulks(setting: Setting) -> dict[str, tuple[CurvatureModel, TrustBox]]:
     return table
 
 
+def shares(setting: Setting) -> dict[str, tuple[CurvatureModel, TrustBox]]:
+    """Shares of the training batches that curvature sees, smallest first."""
+    return {f"share {share:g}": (LowRank(rank=16, share=share), setting.box) for share in (0.125, 0.25, 0.5, 1.0)}
+
+
+def signs(setting: Setting) -> dict[str, tuple[CurvatureModel, TrustBox]]:
+    """What is done with negative eigenvalues."""
+    treatments = get_args(Definiteness)
+    return {name: (LowRank(rank=16, definiteness=name, share=setting.share), setting.box) for name in treatments}
+
+
+COMPARED = {"models": models, "bulks": bulks, "shares": shares, "signs": signs}
+
+
 def backend_for(setting: Setting, model: CurvatureModel, box: TrustBox) -> LPBackend:
     """Exact where the LP is small or factored; first order where only products exist."""
     if setting.dense:
         return HiGHS() if box.rows != "all" else InteriorPoint(rtol=1e-6)
     if isinstance(model, (Exact, GaussNewton)):
         return PDLP(rtol=1e-3, max_iterations=100)
-    return InteriorPoint(rtol=1e-4)
+    return InteriorPoint(rtol=1e-3)
 
 
 def warm_situation(setting: Setting, problem: BilevelProblem, seed: int) -> Situation:
@@ -153,37 +180,38 @@ def warm_situation(setting: Setting, problem: BilevelProblem, seed: int) -> Situ
     )
 
 
-def run_cell(problem: BilevelProblem, move: Move, here: Situation) -> dict[str, Any]:
-    """One move from the warm point: what it reached and what it spent."""
+def run_cell(problem: BilevelProblem, move: Move, here: Situation) -> tuple[dict[str, Any], torch.Tensor]:
+    """One move from the warm point: what it reached and what it spent, and the step of the weights."""
     metered, began = Metered(problem), time.perf_counter()
     best, candidates = move.best(metered, here)
     seconds = time.perf_counter() - began
     chosen = next((facts for facts in candidates if facts["label"] == best.label), {})
-    return {
+    cell = {
         "selection": problem.metric(best.selection_loss),
         "test": problem.metric(problem.loss(best.training.point, "test")),
         "label": best.label,
         "lp_objective": chosen.get("lp_objective"),
         "lp_status": chosen.get("lp_status"),
+        "smallest_curvature": chosen.get("smallest_curvature"),
         "gradients": metered.cost.gradients,
         "hvps": metered.cost.hvps,
         "gradient_equivalents": metered.cost.gradient_equivalents,
         "seconds": seconds,
     }
+    return cell, best.training.point.weights - here.point.weights
 
 
 def run_seed(name: str, seed: int, options: argparse.Namespace) -> None:
     """All cells of a problem and a seed that are not there yet."""
-    setting = SETTINGS[name]
-    table = bulks(setting) if options.bulk else models(setting)
+    setting, cells = SETTINGS[name], Cells(options.out, name)
     moves: dict[str, Move] = {
         row: LPDirection(backend=backend_for(setting, model, box), curvature=model, slacks=setting.slacks, box=box)
-        for row, (model, box) in table.items()
+        for row, (model, box) in COMPARED[options.compare](setting).items()
         if not options.models or row in options.models
     }
-    if not options.bulk and options.controls:
+    if options.compare == "models" and options.controls:
         moves |= {control.name: control for control in standard_controls(setting.box, share=setting.share)}
-    wanted = {row: move for row, move in moves.items() if not cell_path(options.out, name, row, seed).exists()}
+    wanted = {row: move for row, move in moves.items() if not cells.path(row, seed).exists()}
     if not wanted:
         return
     problem = setting.make(seed)
@@ -192,73 +220,13 @@ def run_seed(name: str, seed: int, options: argparse.Namespace) -> None:
         "selection": problem.metric(here.selection_loss),
         "test": problem.metric(problem.loss(here.point, "test")),
     }
-    write_cell(cell_path(options.out, name, "before", seed), before)
-    budget = 0.0
+    cells.write("before", seed, before)
+    budget = max((cells.spent(row, seed) for row in options.budget_of), default=0.0)
     for row, move in track(list(wanted.items()), description=f"{name}, seed {seed}"):
         start = here if isinstance(move, LPDirection) else replace(here, budget=budget or 30.0)
-        result = run_cell(problem, move, start)
+        result, step = run_cell(problem, move, start)
         budget = max(budget, result["gradient_equivalents"]) if row in options.budget_of else budget
-        write_cell(cell_path(options.out, name, row, seed), result)
-
-
-def cell_path(out: Path, name: str, row: str, seed: int) -> Path:
-    return out / "cells" / name / f"{row}.{seed}.json"
-
-
-def write_cell(path: Path, cell: dict[str, Any]) -> None:
-    write_atomically(path, json.dumps(cell, indent=2))
-
-
-def summary(out: Path, name: str, *, bulk: bool) -> list[dict[str, Any]]:
-    """Means and standard deviations over the seeds that there are, in the order of the tables."""
-    cells: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for path in sorted((out / "cells" / name).glob("*.json")):
-        cells[path.name.rsplit(".", 2)[0]].append(json.loads(path.read_text()))
-    setting = SETTINGS[name]
-    order = ["before", *(bulks(setting) if bulk else models(setting))]
-    if not bulk:
-        order += [control.name for control in standard_controls(setting.box)]
-    return [{"problem": name, "row": row, **_spread(cells[row])} for row in order if row in cells]
-
-
-def _spread(cells: list[dict[str, Any]]) -> dict[str, Any]:
-    def of(key: str) -> list[float]:
-        return [cell[key] for cell in cells if cell.get(key) is not None]
-
-    def mean(key: str) -> float | None:
-        return statistics.fmean(of(key)) if of(key) else None
-
-    spread = statistics.stdev(of("test")) if len(of("test")) > 1 else None
-    keys = ("selection", "test", "lp_objective", "gradient_equivalents", "hvps", "seconds")
-    return {"seeds": len(cells), "test_std": spread} | {key: mean(key) for key in keys}
-
-
-def show(rows: list[dict[str, Any]], metric: str, console: Console) -> None:
-    head = ("model", "seeds", f"selection {metric}", f"test {metric}", "LP value", "gradients", "seconds")
-    table = Table(*head, title=rows[0]["problem"])
-    for row in rows:
-        spread = "" if row["test_std"] is None else f" ± {row['test_std']:.3g}"
-        rest = [_short(row[key]) for key in ("lp_objective", "gradient_equivalents", "seconds")]
-        table.add_row(row["row"], str(row["seeds"]), _short(row["selection"]), _short(row["test"]) + spread, *rest)
-    console.print(table)
-
-
-def markdown(rows: list[dict[str, Any]], metric: str) -> str:
-    """The table as the documentation shows it."""
-    lines = [
-        f"| model | selection {metric} | test {metric} | LP value | gradients | seconds |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        spread = "" if row["test_std"] is None else f" ± {row['test_std']:.3g}"
-        rest = [_short(row[key]) for key in ("lp_objective", "gradient_equivalents", "seconds")]
-        cells = [row["row"], _short(row["selection"]), _short(row["test"]) + spread, *rest]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _short(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+        cells.write(row, seed, result, step if options.compare == "shares" else None)
 
 
 def main() -> None:
@@ -266,27 +234,37 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/curvature"))
     parser.add_argument("--problems", nargs="+", choices=tuple(SETTINGS), default=["digits"])
     parser.add_argument("--models", nargs="+", help="rows of the table; all by default")
-    parser.add_argument("--bulk", action="store_true", help="compare ranks and bulks instead of models (digits)")
+    parser.add_argument(
+        "--compare",
+        choices=tuple(COMPARED),
+        default="models",
+        help="curvature models (default), ranks and bulks, shares of the training batches, or signs of the eigenvalues",
+    )
     parser.add_argument("--no-controls", dest="controls", action="store_false")
     parser.add_argument("--budget-of", nargs="+", default=["low rank 64"], help="models whose cost the controls get")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
-    if options.bulk and options.problems != ["digits"]:
-        parser.error("--bulk: compares with the exact Hessian, so it needs --problems digits")
+    if options.compare == "bulks" and options.problems != ["digits"]:
+        parser.error("--compare bulks: compares with the exact Hessian, so it needs --problems digits")
+    if options.compare == "shares" and "digits" in options.problems:
+        parser.error("--compare shares: the digits network has one training batch; choose a language problem")
     torch.set_num_threads(options.threads)
     logging.disable_progress_bar()
-    if options.bulk:
-        options.out = options.out / "bulk"
+    keep_freed_memory()
+    if options.compare != "models":
+        options.out = options.out / options.compare
     for name in options.problems:
         for seed in range(options.seeds):
             run_seed(name, seed, options)
     console = Console(width=130)
-    tables = {name: summary(options.out, name, bulk=options.bulk) for name in options.problems}
-    for name, rows in tables.items():
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for name in options.problems:
+        order = [*COMPARED[options.compare](SETTINGS[name]), *(move.name for move in standard_controls(TrustBox()))]
+        tables[name] = Cells(options.out, name).summary(order)
         metric = "loss" if name == "digits" else "perplexity"
-        show(rows, metric, console)
-        write_atomically(options.out / f"{name}.md", markdown(rows, metric))
+        show(tables[name], metric, console)
+        write_atomically(options.out / f"{name}.md", markdown(tables[name], metric))
     results = {"torch": torch.__version__, "tables": tables}
     write_atomically(options.out / "results.json", json.dumps(results, indent=2))
     console.print(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from problems import attention, head_loss
 from problems.activations import TanhGELU
@@ -79,6 +80,23 @@ def test_products_match_differences_of_gradients() -> None:
     )
     product = problem.training_hessian(point).matvec(direction)
     torch.testing.assert_close((ahead - behind) / 2e-4, product, rtol=1e-5, atol=1e-8)
+
+
+def test_products_match_differences_of_gradients_at_the_size_of_gpt2_small() -> None:
+    torch.manual_seed(0)
+    problem = tiny_problem(
+        model=GPT2LMHeadModel(GPT2Config()), texts=tiny_texts() | {"train": [article(0, 32)]}, block_length=32
+    )
+    point = problem.initial_point()
+    assert len(point.weights) == 7_087_872 and [batch.ids.shape for batch in problem.batches("train")] == [(1, 32)]
+    direction = normal(len(point.weights)).detach()
+    direction /= direction.norm()
+    ahead, behind = (
+        problem.training_gradient(point.moved(torch.zeros_like(point.hyper), direction, step)) for step in (1e-4, -1e-4)
+    )
+    product = problem.training_hessian(point).matvec(direction)
+    error = ((ahead - behind) / 2e-4 - product).norm() / product.norm()
+    assert float(product.norm()) > 0 and float(error) < 1e-8
 
 
 def test_bytes_of_a_graph_count_every_storage_once() -> None:
