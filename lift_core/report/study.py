@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lift_core.report.document import finite, lift_version
 from lift_core.report.parts import figure, lead, page, warning_list
-from lift_core.report.svg import ACCENT, INK, MUTED, inline_svg, log_axis, plain_numbers, shorten
+from lift_core.report.svg import ACCENT, INK, MUTED, inline_svg, log_axis, plain_numbers
 from lift_core.report.tables import Cell, number, seconds, table, text_cell
 from lift_core.study import Outcome, summarize
 
@@ -62,18 +63,19 @@ def _body(document: Document) -> Iterator[str]:
     for number_of, setting in enumerate(dict.fromkeys(row["setting"] for row in rows)):
         here = [row for row in rows if row["setting"] == setting]
         yield f"<h2>{setting}</h2>{_table(here)}"
-        caption = "Mean test metric of every method against what it spent; the error bar is one standard deviation."
+        caption = "Means, numbered as the rows of the table; bars: one standard deviation. LiFT in colour."
         shown = figure("Test against cost", _cost_plot(here, number_of), caption)
-        caption = "How far below the line: over-fitting of the validation data that chose."
+        caption = "Low on the left and high at the same time: the validation data, which choose, are over-fitted."
         shown += figure("Validation against test", _fit_plot(here, number_of), caption)
         yield f'<div class="plots">{shown}</div>'
     yield "<p class='muted'>All numbers of this page are in study.json and in this file, element lift-result.</p>"
 
 
 def _table(rows: Sequence[Document]) -> str:
-    head = ["Method", "Seeds", "Test", "Validation", "Train", "Gradients", "Time", "LiFT ahead by"]
+    head = ["#", "Method", "Seeds", "Test", "Validation", "Train", "Gradients", "Time", "LiFT ahead by"]
     body = [
         [
+            Cell(str(place)),
             text_cell(row["method"]),
             Cell(str(len(row["seeds"]))),
             *(Cell(_spread(row[split])) for split in ("test", "validation", "train")),
@@ -81,7 +83,7 @@ def _table(rows: Sequence[Document]) -> str:
             Cell(seconds(row["seconds"]["mean"])),
             Cell("–" if row["ahead"] is None else _spread(row["ahead"])),
         ]
-        for row in rows
+        for place, row in enumerate(rows, start=1)
     ]
     return table(head, body, caption=f"{rows[0]['metric']}, mean ± standard deviation")
 
@@ -94,44 +96,41 @@ def _spread(value: Mapping[str, float | None]) -> str:
 def _cost_plot(rows: Sequence[Document], index: int) -> str:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for place, row in enumerate(rows):
-            x, y = max(row["gradients"]["mean"], 0.5), row["test"]["mean"]
-            colour = ACCENT if row["ahead"] is None and row["method"] != "before" else INK
-            axes.errorbar(x, y, yerr=row["test"]["deviation"], fmt="o", color=colour, ecolor=MUTED, markersize=5)
-            axes.annotate(
-                shorten(row["method"], 22), (x, y), xytext=(5, 4 if place % 2 else -10), textcoords="offset points",
-                fontsize=7, color=colour,
-            )  # fmt: skip
-        log_axis(axes, "x", [max(row["gradients"]["mean"], 0.5) for row in rows])
-        axes.margins(x=0.25)
+        spent = [max(row["gradients"]["mean"], 0.5) for row in rows]
+        for x, row in zip(spent, rows, strict=True):
+            axes.errorbar(x, row["test"]["mean"], yerr=row["test"]["deviation"], fmt="none", ecolor=MUTED, alpha=0.5)
+        _numbered(axes, rows, spent)
+        log_axis(axes, "x", spent)
         axes.set_xlabel("gradients after the warm-up")
-        axes.set_ylabel(f"test {rows[0]['metric']}")
-        plain_numbers(axes, "y")
 
     return inline_svg(
         f"cost-{index}", draw, title="Test metric against gradients",
-        description="One dot per method with an error bar; LiFT in the accent colour.",
+        description="One numbered dot per method with an error bar; LiFT in the accent colour.",
     )  # fmt: skip
 
 
 def _fit_plot(rows: Sequence[Document], index: int) -> str:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for place, row in enumerate(rows):
-            x, y = row["validation"]["mean"], row["test"]["mean"]
-            colour = ACCENT if row["ahead"] is None and row["method"] != "before" else INK
-            axes.scatter(x, y, c=[colour], s=24)
-            axes.annotate(
-                shorten(row["method"], 22), (x, y), xytext=(5, 4 if place % 2 else -10), textcoords="offset points",
-                fontsize=7, color=colour,
-            )  # fmt: skip
-        axes.margins(x=0.25)
+        _numbered(axes, rows, [row["validation"]["mean"] for row in rows])
         axes.set_xlabel(f"validation {rows[0]['metric']}")
-        axes.set_ylabel(f"test {rows[0]['metric']}")
-        for which in "xy":
-            plain_numbers(axes, which)
+        plain_numbers(axes, "x")
 
     return inline_svg(
         f"fit-{index}", draw, title="Test metric against validation metric",
-        description="One dot per method; LiFT in the accent colour.",
+        description="One numbered dot per method; LiFT in the accent colour.",
     )  # fmt: skip
+
+
+def _numbered(axes: Axes, rows: Sequence[Document], places: Sequence[float]) -> None:
+    """The test metric of every row at its place, with the row's number beside the dot."""
+    for number_of, (x, row) in enumerate(zip(places, rows, strict=True), start=1):
+        colour = ACCENT if row["ahead"] is None and row["method"] != "before" else INK
+        axes.scatter(x, row["test"]["mean"], c=[colour], s=18, zorder=3)
+        side = 4 if number_of % 2 else -11
+        axes.annotate(
+            str(number_of), (x, row["test"]["mean"]), xytext=(side, 3), textcoords="offset points", fontsize=7,
+            color=colour,
+        )  # fmt: skip
+    axes.set_ylabel(f"test {rows[0]['metric']}")
+    plain_numbers(axes, "y")
