@@ -37,7 +37,7 @@ def interior_point_bytes(num_weights: int, rank: int, num_hyper: int, *, device:
     """Working bytes of `InteriorPoint` on a direction LP with factored curvature, without the program itself.
 
     >>> interior_point_bytes(1_000_000, 32, 12) // 2**20
-    849
+    874
     """
     rows = min(ROWS.get(device, ROWS["cpu"]), num_weights)
     core = (3 * (2 * rank + num_hyper)) ** 2

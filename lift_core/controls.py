@@ -103,15 +103,14 @@ class HyperSearch(Move):
     """Search over λ, each trial trained from the same point with an equal part of the budget.
 
     Attributes:
-        kind: ``"grid"`` shifts all of λ by the same amount, ``"random"`` draws one shift per hyperparameter, ``"tpe"``
-            asks Optuna's tree-structured Parzen estimator, told the best selection loss of each trial.
+        kind: ``"grid"`` shifts all of λ by the same amount, ``"random"`` draws one shift per hyperparameter.
         trials: number of settings.
         reach: largest shift of λ, either way.
         max_epochs: cap on the epochs of one trial.
         patience: epochs without a new best of the trial after which it stops.
     """
 
-    kind: Literal["grid", "random", "tpe"] = "grid"
+    kind: Literal["grid", "random"] = "grid"
     trials: int = 3
     reach: float = 4.0
     max_epochs: int = 20
@@ -120,7 +119,7 @@ class HyperSearch(Move):
 
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
         count = max(1, math.floor(min(self.max_epochs, here.budget / self.trials)))
-        shifts = self._shifts(len(here.point.hyper), here.seed)
+        shifts = self.shifts(len(here.point.hyper), here.seed)
         shift = next(shifts)
         for number in range(1, self.trials + 1):
             hyper = (here.point.hyper + shift).clamp(problem.hyper_lower, problem.hyper_upper)
@@ -136,29 +135,12 @@ class HyperSearch(Move):
             if number < self.trials:
                 shift = shifts.send(best)
 
-    def _shifts(self, p: int, seed: int) -> Generator[Float64[Tensor, " p"], float, None]:
+    def shifts(self, p: int, seed: int) -> Generator[Float64[Tensor, " p"], float, None]:
         """Shifts of λ; each is answered by the best selection loss that it led to."""
-        if self.kind == "tpe":
-            yield from self._parzen_shifts(p, seed)
         generator = torch.Generator().manual_seed(seed)
         for at in torch.linspace(-self.reach, self.reach, self.trials, dtype=torch.float64):
             drawn = self.reach * (2 * torch.rand(p, generator=generator, dtype=torch.float64) - 1)
             yield at.expand(p) if self.kind == "grid" else drawn
-
-    def _parzen_shifts(self, p: int, seed: int) -> Generator[Float64[Tensor, " p"], float, None]:
-        """Reference: Bergstra et al. (2011), Algorithms for hyper-parameter optimization, NeurIPS 24."""
-        try:
-            import optuna
-        except ImportError as error:
-            raise ImportError("kind='tpe': needs Optuna: pip install 'lift-bilevel[optuna]'") from error
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        startup = max(2, self.trials // 3)
-        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup))
-        while True:
-            trial = study.ask()
-            values = [trial.suggest_float(f"shift_{j}", -self.reach, self.reach) for j in range(p)]
-            loss = yield torch.tensor(values, dtype=torch.float64)
-            study.tell(trial, min(loss, 1e30))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,8 +201,3 @@ def standard_controls(box: TrustBox, *, share: float = 1.0) -> tuple[Move, ...]:
         HyperSearch(),
         HyperSearch(kind="random", name="random search"),
     )
-
-
-def more_controls(*, share: float = 1.0) -> tuple[Move, ...]:
-    """Outer loops that a study adds to the controls: they only come into their own with larger budgets."""
-    return (ImplicitDescent(share=share), HyperSearch(kind="tpe", trials=10, name="TPE"))

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import optuna
 import pytest
 import torch
 
@@ -24,6 +25,7 @@ from lift_core import (
     standard_controls,
 )
 from lift_core.moves import LineMove, Situation
+from lift_core.parzen import ParzenSearch
 from lift_core.training import Trainer, TrainingState
 from problems import Network, Quadratic
 
@@ -90,7 +92,7 @@ def test_every_control_proposes_points_that_carry_their_own_selection_loss(move:
         MoreTraining(splits=("train", "direction")),
         HyperSearch(trials=3),
         HyperSearch(kind="random"),
-        HyperSearch(kind="tpe"),
+        ParzenSearch(trials=3),
     ],
     ids=repr,
 )
@@ -139,7 +141,6 @@ def test_a_diverging_trial_is_dropped_and_the_others_stand() -> None:
 
 
 def test_parzen_trials_are_told_what_they_reached() -> None:
-    optuna = pytest.importorskip("optuna")
     problem, told = Network(), []
 
     class Spy(optuna.samplers.RandomSampler):
@@ -149,7 +150,7 @@ def test_parzen_trials_are_told_what_they_reached() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(optuna.samplers, "TPESampler", lambda seed, n_startup_trials: Spy(seed=seed))
-        search = HyperSearch(kind="tpe", trials=4)
+        search = ParzenSearch(trials=4)
         _, described = search.best(problem, situation(problem, budget=8.0))
     losses = {candidate["selection_loss"] for candidate in described}
     assert len(told) == 3 and set(told) <= losses

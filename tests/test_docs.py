@@ -18,7 +18,7 @@ from lift_core.cli import app
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted(DOCS.rglob("*.md"))
+PAGES = sorted(page for page in DOCS.rglob("*.md") if page.parent.name != "results")  # tables inside other pages
 TEXT = {".py", ".md", ".toml", ".yml", ".cff", ".txt", ".css", ".csv", ".json", ""}
 GENERATED = {".git", ".venv", "site", "runs", "build", "dist", "__pycache__"}
 

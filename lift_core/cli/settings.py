@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from lift_core.cli.options import check_options, load_backend_with
-from lift_core.controls import more_controls, standard_controls
+from lift_core.controls import ImplicitDescent, standard_controls
 from lift_core.curvature import SR1, CurvatureModel, Exact, Fisher, GaussNewton, HessianDiagonal, LowRank
 from lift_core.direction import Rows, TrustBox
 from lift_core.line_search import Armijo, GoldenSection, LineSearch
@@ -137,7 +137,13 @@ class RunSettings:
     def _controls(self, box: TrustBox, share: float) -> tuple[Move, ...]:
         if not self.controls:
             return ()
-        return standard_controls(box, share=share) + (more_controls(share=share) if self.more_controls else ())
+        if not self.more_controls:
+            return standard_controls(box, share=share)
+        try:
+            from lift_core.parzen import ParzenSearch
+        except ImportError as error:
+            raise ImportError("--more-controls: needs Optuna: pip install 'lift-bilevel[optuna]'") from error
+        return (*standard_controls(box, share=share), ImplicitDescent(share=share), ParzenSearch())
 
     def _backend(self) -> LPBackend:
         return load_backend_with("--backend-set", self.backend, **self.backend_options)

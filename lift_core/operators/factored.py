@@ -129,6 +129,7 @@ class DirectionMatrix(LinearOperator):
 
     Structured backends read ``mixed``, ``hessian`` and ``rows``; all others use the products or `lifted`.
 
+    >>> from lift_core.operators import Dense, Diagonal
     >>> DirectionMatrix(Dense([[1.0], [0.0]]), Diagonal([2.0, 3.0])).to_dense().tolist()
     [[1.0, 2.0, 0.0], [0.0, 0.0, 3.0]]
     """
