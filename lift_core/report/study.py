@@ -13,7 +13,7 @@ from lift_core.report.document import finite, lift_version
 from lift_core.report.parts import figure, lead, page, warning_list
 from lift_core.report.svg import ACCENT, INK, MUTED, inline_svg, log_axis, plain_numbers
 from lift_core.report.tables import Cell, number, seconds, table, text_cell
-from lift_core.study import Outcome, summarize
+from lift_core.study import Outcome, Spread, summarize
 
 Document = Mapping[str, Any]
 
@@ -78,19 +78,14 @@ def _table(rows: Sequence[Document]) -> str:
             Cell(str(place)),
             text_cell(row["method"]),
             Cell(str(len(row["seeds"]))),
-            *(Cell(_spread(row[split])) for split in ("test", "validation", "train")),
+            *(Cell(str(Spread(**row[split]))) for split in ("test", "validation", "train")),
             Cell(number(row["gradients"]["mean"])),
             Cell(seconds(row["seconds"]["mean"])),
-            Cell("–" if row["ahead"] is None else _spread(row["ahead"])),
+            Cell("–" if row["ahead"] is None else str(Spread(**row["ahead"]))),
         ]
         for place, row in enumerate(rows, start=1)
     ]
     return table(head, body, caption=f"{rows[0]['metric']}, mean ± standard deviation")
-
-
-def _spread(value: Mapping[str, float | None]) -> str:
-    deviation = value["deviation"]
-    return f"{value['mean']:.4g}" + ("" if deviation is None else f" ± {deviation:.2g}")
 
 
 def _cost_plot(rows: Sequence[Document], index: int) -> str:

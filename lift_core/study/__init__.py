@@ -9,13 +9,14 @@ a *variant* is one way to run LiFT there. The summary averages over seeds.
 
 from lift_core.study.plans import PLANS, Cell, make_plan
 from lift_core.study.running import Outcome, run_study
-from lift_core.study.summary import Row, difference, summarize, to_markdown
+from lift_core.study.summary import Row, Spread, difference, summarize, to_markdown
 
 __all__ = [
     "PLANS",
     "Cell",
     "Outcome",
     "Row",
+    "Spread",
     "difference",
     "make_plan",
     "run_study",

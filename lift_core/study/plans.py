@@ -43,7 +43,10 @@ class Cell:
         >>> Cell(setting="ridge, diabetes", variant="LiFT + refit", seed=3).name
         'ridge-diabetes_lift-refit_3'
         """
-        words = (re.sub(r"[^a-z0-9.%]+", "-", text.lower()).strip("-") for text in (self.setting, self.variant))
+        words = (
+            re.sub(r"[^a-z0-9.%]+", "-", text.lower().replace("ρ", "rho")).strip("-")
+            for text in (self.setting, self.variant)
+        )
         return "_".join((*words, str(self.seed))).replace("%", "pc")
 
     def to_json(self) -> dict[str, Any]:

@@ -76,12 +76,10 @@ def summarize(outcomes: Iterable[Outcome]) -> list[Row]:
 
 
 def difference(row: Row) -> str:
-    """``ahead`` as text, with the number of standard deviations of the mean that it is worth."""
-    return (
-        ""
-        if row.ahead is None
-        else f"{row.ahead.mean:+.3g}" + ("" if row.ahead.deviation is None else f" ± {row.ahead.deviation:.2g}")
-    )
+    """``ahead`` with its sign; empty where there is none."""
+    if row.ahead is None:
+        return ""
+    return f"{'+' if row.ahead.mean >= 0 else ''}{row.ahead}"
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
