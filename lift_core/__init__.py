@@ -1,6 +1,14 @@
 """LiFT: fine-tune a model while its regularisation tunes itself, by linear programming."""
 
-from lift_core.controls import HyperSearch, ImplicitDescent, ImplicitHypergradient, MoreTraining, standard_controls
+from lift_core.controls import (
+    GridSearch,
+    HyperSearch,
+    ImplicitDescent,
+    ImplicitHypergradient,
+    MoreTraining,
+    RandomSearch,
+    standard_controls,
+)
 from lift_core.curvature import (
     SR1,
     Budget,
@@ -66,6 +74,7 @@ __all__ = [
     "Fisher",
     "GaussNewton",
     "GoldenSection",
+    "GridSearch",
     "GroupColumns",
     "HessianDiagonal",
     "HyperSearch",
@@ -92,6 +101,7 @@ __all__ = [
     "Move",
     "NegativeGradient",
     "Point",
+    "RandomSearch",
     "Regularizer",
     "SearchResult",
     "SearchStatus",

@@ -6,9 +6,9 @@ The plain descent directions stand in `moves`; here are the ones that solve with
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Float64
@@ -99,23 +99,20 @@ class MoreTraining(Move):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HyperSearch(Move):
+class HyperSearch(Move, ABC):
     """Search over λ, each trial trained from the same point with an equal part of the budget.
 
     Attributes:
-        kind: ``"grid"`` shifts all of λ by the same amount, ``"random"`` draws one shift per hyperparameter.
         trials: number of settings.
         reach: largest shift of λ, either way.
         max_epochs: cap on the epochs of one trial.
         patience: epochs without a new best of the trial after which it stops.
     """
 
-    kind: Literal["grid", "random"] = "grid"
     trials: int = 3
     reach: float = 4.0
     max_epochs: int = 20
     patience: int = 1
-    name: str = "grid search"
 
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
         count = max(1, math.floor(min(self.max_epochs, here.budget / self.trials)))
@@ -124,7 +121,7 @@ class HyperSearch(Move):
         for number in range(1, self.trials + 1):
             hyper = (here.point.hyper + shift).clamp(problem.hyper_lower, problem.hyper_upper)
             start = replace(here.training, point=Point(hyper, here.point.weights))
-            label = f"λ{shift[0]:+.2g}, " if self.kind == "grid" else f"trial {number}, "
+            label = f"{self.label(number, shift)}, "
             epochs = here.trainer.epochs(problem, start, seed=here.seed)
             best = math.inf
             for candidate in until_stale(
@@ -135,12 +132,39 @@ class HyperSearch(Move):
             if number < self.trials:
                 shift = shifts.send(best)
 
+    @abstractmethod
     def shifts(self, p: int, seed: int) -> Generator[Float64[Tensor, " p"], float, None]:
-        """Shifts of λ; each is answered by the best selection loss that it led to."""
-        generator = torch.Generator().manual_seed(seed)
+        """Shifts of λ, at least one per trial; each is answered by the best selection loss that it led to."""
+
+    def label(self, number: int, shift: Float64[Tensor, " p"]) -> str:
+        """How reports call a trial."""
+        return f"trial {number}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridSearch(HyperSearch):
+    """All of λ is shifted by the same amount, evenly spaced."""
+
+    name: str = "grid search"
+
+    def shifts(self, p: int, seed: int) -> Generator[Float64[Tensor, " p"], float, None]:
         for at in torch.linspace(-self.reach, self.reach, self.trials, dtype=torch.float64):
-            drawn = self.reach * (2 * torch.rand(p, generator=generator, dtype=torch.float64) - 1)
-            yield at.expand(p) if self.kind == "grid" else drawn
+            yield at.expand(p)
+
+    def label(self, number: int, shift: Float64[Tensor, " p"]) -> str:
+        return f"λ{shift[0]:+.2g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSearch(HyperSearch):
+    """One shift per hyperparameter, drawn uniformly."""
+
+    name: str = "random search"
+
+    def shifts(self, p: int, seed: int) -> Generator[Float64[Tensor, " p"], float, None]:
+        generator = torch.Generator().manual_seed(seed)
+        while True:
+            yield self.reach * (2 * torch.rand(p, generator=generator, dtype=torch.float64) - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +222,6 @@ def standard_controls(box: TrustBox, *, share: float = 1.0) -> tuple[Move, ...]:
         ImplicitHypergradient(box=box, share=share),
         MoreTraining(),
         MoreTraining(splits=("train", "direction"), name="train + direction data"),
-        HyperSearch(),
-        HyperSearch(kind="random", name="random search"),
+        GridSearch(),
+        RandomSearch(),
     )

@@ -10,6 +10,7 @@ import torch
 from backends import HiGHS
 from lift_core import (
     Exact,
+    GridSearch,
     HyperSearch,
     ImplicitDescent,
     ImplicitHypergradient,
@@ -18,6 +19,7 @@ from lift_core import (
     MoreTraining,
     Move,
     NegativeGradient,
+    RandomSearch,
     SignGradient,
     TrustBox,
     build_curvature,
@@ -90,8 +92,8 @@ def test_every_control_proposes_points_that_carry_their_own_selection_loss(move:
     [
         MoreTraining(),
         MoreTraining(splits=("train", "direction")),
-        HyperSearch(trials=3),
-        HyperSearch(kind="random"),
+        GridSearch(trials=3),
+        RandomSearch(),
         ParzenSearch(trials=3),
     ],
     ids=repr,
@@ -115,9 +117,9 @@ def test_early_stopping_keeps_the_best_epoch_and_stops() -> None:
 def test_grid_moves_all_strengths_alike_and_random_does_not() -> None:
     problem = Network()
     here = situation(problem, budget=4.0)
-    shifts = [c.training.point.hyper - here.point.hyper for c in HyperSearch(trials=4).candidates(problem, here)]
+    shifts = [c.training.point.hyper - here.point.hyper for c in GridSearch(trials=4).candidates(problem, here)]
     assert all(float(shift.max() - shift.min()) < 1e-12 for shift in shifts)
-    drawn = [c.training.point.hyper - here.point.hyper for c in HyperSearch(kind="random").candidates(problem, here)]
+    drawn = [c.training.point.hyper - here.point.hyper for c in RandomSearch().candidates(problem, here)]
     assert any(float(shift.max() - shift.min()) > 1e-3 for shift in drawn)
 
 
@@ -135,7 +137,7 @@ def test_a_diverging_trial_is_dropped_and_the_others_stand() -> None:
     here = situation(problem, budget=8.0, trainer=Trainer(learning_rate=1e-2))
     broken = replace(here.training.point, weights=here.point.weights * math.nan)
     stuck = replace(here, training=TrainingState.fresh(broken))
-    best, described = HyperSearch().best(problem, stuck)
+    best, described = GridSearch().best(problem, stuck)
     assert described == []
     assert best.label == "stay"
 
