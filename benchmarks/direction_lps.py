@@ -1,9 +1,9 @@
 """Direction LPs: `InteriorPoint` against the best method of HiGHS, `PDLP` by size and along a path, memory by size.
 
 Ratios are of medians of interleaved solves in one run; both sides meet the same recomputed residuals. HiGHS gets the
-lifted form. Times are CPU seconds of all threads, which depend less on other jobs of the machine. A solve that misses
-the tolerance or the limit (in seconds of the clock) counts with what it took until then and is not repeated; where the
-best method of HiGHS does so, the ratio is a lower bound. Memory is the peak of a process, the program included.
+lifted form. Times are seconds of the clock: let nothing else run. A solve that misses the tolerance or the limit counts
+with what it took until then and is not repeated; where the best method of HiGHS does so, the ratio is a lower bound.
+Memory is the peak of a process, the program included.
 
 Example:
     python benchmarks/direction_lps.py --sizes 1000 --dense 300 --repeats 3 --out runs/direction-lps
@@ -41,10 +41,10 @@ Row = dict[str, object]
 
 
 def timed(lp: LinearProgram, backend: LPBackend) -> tuple[float, int, str]:
-    """CPU seconds, iterations, and the status."""
-    began = time.process_time()
+    """Seconds, iterations, and the status."""
+    began = time.perf_counter()
     solution = solve_lp(lp, backend)
-    return time.process_time() - began, solution.iterations, solution.status.name
+    return time.perf_counter() - began, solution.iterations, solution.status.name
 
 
 def against_highs(name: str, lp: LinearProgram, methods: list[str], repeats: int, limit: float) -> Row:
@@ -75,12 +75,12 @@ def against_highs(name: str, lp: LinearProgram, methods: list[str], repeats: int
 def alone(n: int, limit: float, threads: int) -> Row:
     """`InteriorPoint` on the factored family, with the peak memory of this process."""
     torch.set_num_threads(threads)
-    lp, began = factored_direction_lp(n), time.perf_counter()
-    cpu, iterations, status = timed(lp, InteriorPoint(rtol=1e-6, time_limit=limit))
-    clock = time.perf_counter() - began
+    lp, cpu = factored_direction_lp(n), time.process_time()
+    clock, iterations, status = timed(lp, InteriorPoint(rtol=1e-6, time_limit=limit))
+    cpu = time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
     return {
-        "problem": f"factored, n = {n:,}", "CPU s": cpu, "by the clock, s": clock, "iterations": iterations,
+        "problem": f"factored, n = {n:,}", "seconds": clock, "CPU s": cpu, "iterations": iterations,
         "status": status, "peak, GiB": peak,
     }  # fmt: skip
 
@@ -106,9 +106,9 @@ def first_order(sizes: list[int], limit: float) -> list[Row]:
             spent, taken, _ = timed(one, backend)
             seconds.append(spent)
             iterations.append(taken)
-        began = time.process_time()
+        began = time.perf_counter()
         together = list(solve_lps(path, backend))
-        spent, single = time.process_time() - began, statistics.median(seconds)
+        spent, single = time.perf_counter() - began, statistics.median(seconds)
         rows.append(
             {
                 "problem": f"factored, n = {n:,}",

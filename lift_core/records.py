@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +144,13 @@ def without_times(record: Any) -> Any:
 
 
 def _training_tensors(prefix: str, state: TrainingState) -> dict[str, Tensor]:
-    return {
+    tensors = {
         f"{prefix}.hyper": state.point.hyper,
         f"{prefix}.weights": state.point.weights,
         f"{prefix}.first_moment": state.first_moment,
         f"{prefix}.second_moment": state.second_moment,
     }
+    return tensors if state.iterate is None else tensors | {f"{prefix}.iterate": state.iterate}
 
 
 def _counters(state: TrainingState) -> dict[str, int]:
@@ -160,4 +161,6 @@ def _training_state(prefix: str, tensors: dict[str, Tensor], counters: dict[str,
     hyper, weights, first, second = (
         tensors[f"{prefix}.{name}"].to(torch.float64) for name in ("hyper", "weights", "first_moment", "second_moment")
     )
-    return replace(TrainingState.fresh(Point(hyper, weights)), first_moment=first, second_moment=second, **counters)
+    iterate = tensors.get(f"{prefix}.iterate")
+    iterate = None if iterate is None else iterate.to(torch.float64)
+    return TrainingState(Point(hyper, weights), first, second, **counters, iterate=iterate)

@@ -28,6 +28,7 @@ class TrainingState:
         point: (λ, θ); training moves θ alone.
         first_moment, second_moment: Adam's, shape (n,).
         steps, epochs: counted since the optimiser was started.
+        iterate: the weights that Adam stands at, shape (n,), where ``point`` is an average of them; None: the same.
     """
 
     point: Point
@@ -35,6 +36,7 @@ class TrainingState:
     second_moment: Float64[Tensor, " n"]
     steps: int = 0
     epochs: int = 0
+    iterate: Float64[Tensor, " n"] | None = None
 
     @classmethod
     def fresh(cls, point: Point) -> TrainingState:
@@ -48,16 +50,21 @@ class Trainer:
     Attributes:
         learning_rate: Adam's.
         betas: decay rates of the two moments.
+        averaging: a in [0, 1). Points are the average ``θ̄ ← a_t θ̄ + (1 − a_t) θ`` of Adam's iterates,
+            ``a_t = min(a, (1 + t) / (10 + t))`` after t steps; 0: the iterates themselves.
 
-    Reference: Kingma & Ba (2015), algorithm 1.
+    References: Kingma & Ba (2015), algorithm 1; Polyak & Juditsky (1992) for averaging.
     """
 
     learning_rate: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
+    averaging: float = 0.0
 
     def __post_init__(self) -> None:
         if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
             raise ValueError(f"learning_rate: expected a positive number, got {self.learning_rate}")
+        if not 0 <= self.averaging < 1:
+            raise ValueError(f"averaging: expected a number in [0, 1), got {self.averaging}")
 
     def epoch(
         self,
@@ -75,8 +82,8 @@ class Trainer:
         """
         batches = [batch for split in splits for batch in problem.batches(split)]
         order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed + 7919 * state.epochs))
-        weights = state.point.weights.clone().requires_grad_()
-        optimizer = self._optimizer(weights, state)
+        weights, optimizer = self._optimizer(state)
+        average = state.point.weights.clone()
         keep = {round(len(batches) * (i + 1) / num_snapshots) for i in range(num_snapshots)}
         snapshots: list[Tensor] = []
         for step, index in enumerate(order.tolist(), start=1):
@@ -85,6 +92,7 @@ class Trainer:
             if problem.regularizer is not None:
                 weights.grad += problem.regularizer.gradient(here.hyper, here.weights)
             optimizer.step()
+            average.lerp_(weights.detach(), 1 - self._memory(state.steps + step))
             if step in keep:
                 snapshots.append(weights.detach().clone())
         if not torch.isfinite(weights).all():
@@ -93,11 +101,12 @@ class Trainer:
             )
         moments = optimizer.state[weights]
         reached = TrainingState(
-            Point(state.point.hyper, weights.detach()),
+            Point(state.point.hyper, average),
             moments["exp_avg"],
             moments["exp_avg_sq"],
             state.steps + len(batches),
             state.epochs + 1,
+            weights.detach() if self.averaging else None,
         )
         return reached, snapshots
 
@@ -108,8 +117,7 @@ class Trainer:
             TrainingDivergedError: if the weights leave the finite numbers.
         """
         batches = problem.batches("train")
-        weights = state.point.weights.clone().requires_grad_()
-        optimizer = self._optimizer(weights, state)
+        weights, optimizer = self._optimizer(state)
         while True:
             position, epoch = state.steps % len(batches), state.epochs
             order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed + 7919 * epoch))
@@ -121,12 +129,14 @@ class Trainer:
                     f"training diverged in step {state.steps + 1}: lower learning_rate={self.learning_rate}"
                 )
             moments = optimizer.state[weights]
+            average = state.point.weights.lerp(weights.detach(), 1 - self._memory(state.steps + 1))
             state = TrainingState(
-                Point(state.point.hyper, weights.detach().clone()),
+                Point(state.point.hyper, average),
                 moments["exp_avg"].clone(),
                 moments["exp_avg_sq"].clone(),
                 state.steps + 1,
                 epoch + (position + 1 == len(batches)),
+                weights.detach().clone() if self.averaging else None,
             )
             yield state
 
@@ -149,11 +159,18 @@ class Trainer:
             state, _ = self.epoch(problem, state, seed=seed, splits=splits)
             yield state
 
-    def _optimizer(self, weights: Tensor, state: TrainingState) -> torch.optim.Adam:
+    def _memory(self, step: int) -> float:
+        """``a_t``, the share of the average that step t keeps."""
+        return min(self.averaging, (1 + step) / (10 + step))
+
+    def _optimizer(self, state: TrainingState) -> tuple[Tensor, torch.optim.Adam]:
+        """Adam and the weights that it moves, as the state left them."""
+        start = state.point.weights if state.iterate is None else state.iterate
+        weights = start.clone().requires_grad_()
         optimizer = torch.optim.Adam([weights], lr=self.learning_rate, betas=self.betas)
         optimizer.state[weights] = {
             "step": torch.tensor(float(state.steps)),
             "exp_avg": state.first_moment.clone(),
             "exp_avg_sq": state.second_moment.clone(),
         }
-        return optimizer
+        return weights, optimizer

@@ -53,6 +53,7 @@ BAD_ARGUMENTS = (
     (f"run {Q} --line-search newton", "--line-search: expected golden or armijo, got 'newton'"),
     (f"run {Q} --max-evaluations 0", "max_evaluations: expected at least 1, got 0"),
     (f"run {Q} --learning-rate 0", "learning_rate: expected a positive number, got 0.0"),
+    (f"run {Q} --averaging 1", "averaging: expected a number in [0, 1), got 1.0"),
     (f"run {Q} --warmup-epochs -1", "warmup_epochs: expected at least 0, got -1"),
     (f"run {Q} --rounds 0", "rounds: expected at least 1, got 0"),
     (f"run {Q} --rounds two", "--rounds"),

@@ -97,12 +97,13 @@ def test_every_flag_reaches_the_search() -> None:
         "curvature_options": {"rank": 3, "share": 0.5}, "slack": (0.0, 0.5), "hyper_radius": 2.0, "weights_radius": 3.0,
         "relative": True, "rows": 0.5, "kappa": 0.25, "line_search": "armijo", "max_evaluations": 5, "rounds": 4,
         "learning_rate": 0.1, "warmup_epochs": 7, "refit_epochs": 6, "controls": False, "seed": 9,
-        "refit_on": "train+direction", "delta": 0.5, "unit_norm": True,
+        "refit_on": "train+direction", "delta": 0.5, "unit_norm": True, "averaging": 0.5,
     }  # fmt: skip
     search = resolve(given, Quadratic()).search()
     box = lift.TrustBox(hyper_radius=2.0, weights_radius=3.0, relative=True, rows=0.5, kappa=0.25)
     assert (search.backend.rtol, search.curvature, search.box) == (1e-5, lift.LowRank(rank=3, share=0.5), box)
-    assert (search.line_search, search.trainer) == (lift.Armijo(max_evaluations=5), lift.Trainer(learning_rate=0.1))
+    assert search.line_search == lift.Armijo(max_evaluations=5)
+    assert search.trainer == lift.Trainer(learning_rate=0.1, averaging=0.5)
     assert (search.refit_splits, search.delta, search.unit_norm) == (("train", "direction"), 0.5, True)
     numbers = (search.slack, search.warmup_epochs, search.refit_epochs, search.rounds, search.controls, search.seed)
     assert numbers == ((0.0, 0.5), 7, 6, 4, (), 9)

@@ -101,6 +101,14 @@ MaxEvaluations = Annotated[
 LearningRate = Annotated[
     float | None, _flag("Adam's, in warm-up, refits and controls.", default=RunSettings.learning_rate, panel=_STEPS)
 ]
+Averaging = Annotated[
+    float | None,
+    _flag(
+        "Decay of the average of Adam's iterates in warm-up, refits and controls; 0: none.",
+        default=RunSettings.averaging,
+        panel=_STEPS,
+    ),
+]
 WarmupEpochs = Annotated[
     int | None, _flag("Epochs before the first LP.", default=RunSettings.warmup_epochs, panel=_STEPS)
 ]

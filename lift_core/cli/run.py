@@ -54,6 +54,7 @@ def run(
     line_search: flags.LineSearch = None,
     max_evaluations: flags.MaxEvaluations = None,
     learning_rate: flags.LearningRate = None,
+    averaging: flags.Averaging = None,
     warmup_epochs: flags.WarmupEpochs = None,
     refit_epochs: flags.RefitEpochs = None,
     refit_on: flags.RefitOn = None,

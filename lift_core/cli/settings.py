@@ -79,6 +79,7 @@ class RunSettings:
     line_search: LineSearchName = "golden"
     max_evaluations: int = LineSearch.max_evaluations
     learning_rate: float = Trainer.learning_rate
+    averaging: float = Trainer.averaging
     warmup_epochs: int = LocalSearch.warmup_epochs
     refit_epochs: int = LocalSearch.refit_epochs
     refit_on: RefitData = "train"
@@ -125,7 +126,7 @@ class RunSettings:
             unit_norm=self.unit_norm,
             box=box,
             line_search=line_search(max_evaluations=self.max_evaluations),
-            trainer=Trainer(learning_rate=self.learning_rate),
+            trainer=Trainer(learning_rate=self.learning_rate, averaging=self.averaging),
             warmup_epochs=self.warmup_epochs,
             refit_epochs=self.refit_epochs,
             refit_splits=("train", "direction") if self.refit_on == "train+direction" else ("train",),
