@@ -17,7 +17,8 @@ from problems import Network, Quadratic
 
 SEARCH = lift.LocalSearch(
     backend=HiGHS(), curvature=lift.LowRank(rank=20), slack=(0.0, 1e-2, 1e-1),
-    trainer=Trainer(learning_rate=1e-2, averaging=0.5), warmup_epochs=40, refit_epochs=3, controls=lift.standard_controls(lift.TrustBox()),
+    trainer=Trainer(learning_rate=1e-2, averaging=0.5),
+    warmup_epochs=40, refit_epochs=3, controls=lift.standard_controls(lift.TrustBox()),
 )  # fmt: skip
 
 
