@@ -47,6 +47,7 @@ from lift_core.operators import (
 )
 from lift_core.problem import Batch, BilevelProblem, Point, Split
 from lift_core.records import CheckpointError, SearchStatus
+from lift_core.refit import Refit
 from lift_core.regularizers import L2, L2SP, Regularizer, SmoothedL1
 from lift_core.saved_lp import load_lp, save_lp
 from lift_core.search import LocalSearch, SearchResult
@@ -102,6 +103,7 @@ __all__ = [
     "NegativeGradient",
     "Point",
     "RandomSearch",
+    "Refit",
     "Regularizer",
     "SearchResult",
     "SearchStatus",

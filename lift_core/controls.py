@@ -92,8 +92,7 @@ class MoreTraining(Move):
     name: str = "more training"
 
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
-        cost = sum(problem.num_examples(split) for split in self.splits) / problem.num_examples("train")
-        count = max(1, math.floor(min(self.max_epochs, here.budget / cost)))
+        count = max(1, math.floor(min(self.max_epochs, here.budget / _passes(problem, self.splits))))
         states = here.trainer.epochs(problem, here.training, seed=here.seed, splits=self.splits)
         yield from until_stale(take_epochs(problem, here, states, count, ""), here.selection_loss, self.patience)
 
@@ -103,26 +102,28 @@ class HyperSearch(Move, ABC):
     """Search over λ, each trial trained from the same point with an equal part of the budget.
 
     Attributes:
+        splits: data that the trials are trained on.
         trials: number of settings.
         reach: largest shift of λ, either way.
         max_epochs: cap on the epochs of one trial.
         patience: epochs without a new best of the trial after which it stops.
     """
 
+    splits: tuple[Split, ...] = ("train",)
     trials: int = 3
     reach: float = 4.0
     max_epochs: int = 20
     patience: int = 1
 
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
-        count = max(1, math.floor(min(self.max_epochs, here.budget / self.trials)))
+        count = max(1, math.floor(min(self.max_epochs, here.budget / self.trials / _passes(problem, self.splits))))
         shifts = self.shifts(len(here.point.hyper), here.seed)
         shift = next(shifts)
         for number in range(1, self.trials + 1):
             hyper = (here.point.hyper + shift).clamp(problem.hyper_lower, problem.hyper_upper)
             start = replace(here.training, point=Point(hyper, here.point.weights))
             label = f"{self.label(number, shift)}, "
-            epochs = here.trainer.epochs(problem, start, seed=here.seed)
+            epochs = here.trainer.epochs(problem, start, seed=here.seed, splits=self.splits)
             best = math.inf
             for candidate in until_stale(
                 take_epochs(problem, here, epochs, count, label), here.selection_loss, self.patience
@@ -225,3 +226,8 @@ def standard_controls(box: TrustBox, *, share: float = 1.0) -> tuple[Move, ...]:
         GridSearch(),
         RandomSearch(),
     )
+
+
+def _passes(problem: BilevelProblem, splits: tuple[Split, ...]) -> float:
+    """Passes over the training split that one epoch on ``splits`` costs."""
+    return sum(problem.num_examples(split) for split in splits) / problem.num_examples("train")

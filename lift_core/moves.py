@@ -69,6 +69,7 @@ class Candidate:
         selection_loss: F on the selection split.
         curve: ``(t or epoch, selection loss)`` of everything that was evaluated on the way.
         facts: for the report.
+        d_hyper: d_λ of the direction that led here, shape (p,); None where there was none.
     """
 
     label: str
@@ -76,6 +77,7 @@ class Candidate:
     selection_loss: float
     curve: tuple[tuple[float, float], ...]
     facts: Facts = field(default_factory=Facts)
+    d_hyper: Float64[Tensor, " p"] | None = None
 
     @property
     def known(self) -> dict[str, float]:
@@ -98,13 +100,19 @@ class Move(ABC):
         """Propose points, each evaluated on the selection split. May be empty."""
 
     def best(self, problem: BilevelProblem, here: Situation) -> tuple[Candidate, list[Facts]]:
-        """The candidate of lowest selection loss, staying put included, and what there is to say of every one."""
-        best = Candidate("stay", here.training, here.selection_loss, ((0.0, here.selection_loss),))
+        """The candidate of lowest selection loss, and what there is to say of every one.
+
+        Where none is below the loss here, the answer stays put, and keeps the best candidate's direction in λ.
+        """
+        best: Candidate | None = None
         described: list[Facts] = []
         for candidate in self.candidates(problem, here):
             described.append(candidate.describe())
-            best = candidate if candidate.selection_loss < best.selection_loss else best
-        return best, described
+            best = candidate if best is None or candidate.selection_loss < best.selection_loss else best
+        if best is not None and best.selection_loss < here.selection_loss:
+            return best, described
+        curve, d_hyper = ((0.0, here.selection_loss),), None if best is None else best.d_hyper
+        return Candidate("stay", here.training, here.selection_loss, curve, d_hyper=d_hyper), described
 
 
 @dataclass(frozen=True)
@@ -143,7 +151,7 @@ def search_along(problem: BilevelProblem, here: Situation, direction: Direction)
     found = here.line_search.search(lambda t: problem.loss(at(t), "selection"), here.selection_loss, direction.slope)
     facts = direction.facts | {"step_size": found.step_size, "predicted_decrease": -direction.slope * found.step_size}
     reached = TrainingState.fresh(at(found.step_size))
-    return Candidate(direction.label, reached, found.value, found.evaluations, facts)
+    return Candidate(direction.label, reached, found.value, found.evaluations, facts, direction.d_hyper)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,9 +14,10 @@ from lift_core.direction import TrustBox
 from lift_core.line_search import GoldenSection, LineSearch
 from lift_core.lp import LPBackend
 from lift_core.metering import Cost, Metered
-from lift_core.moves import Candidate, Facts, LPDirection, Move, Situation, take_epochs, until_stale
+from lift_core.moves import Facts, LPDirection, Move, Situation
 from lift_core.problem import BilevelProblem, Point, Split
 from lift_core.records import SearchState, SearchStatus, fingerprint, load_state, save_state
+from lift_core.refit import Refit
 from lift_core.training import Trainer, TrainingDivergedError, TrainingState
 
 OnProgress = Callable[[str, int, int, Cost], None]
@@ -72,9 +73,7 @@ class LocalSearch:
         warmup_epochs: epochs of plain training before the first round.
         delta: one absolute δ in place of ρ, see `LPDirection`.
         unit_norm: whether directions have unit norm before the line search.
-        refit_epochs: epochs that verify the move by training on at the new λ (0: none), at most; the best is kept.
-        refit_splits: data of the refit: ``("train",)``, or ``("train", "direction")`` to use all that λ was tuned on.
-        refit_patience: refit epochs without a new best after which it stops.
+        refit: training on at the new λ, which verifies the move; the better of the two is kept.
         rounds: number of LP steps, at most.
         tolerance: the search is stationary where ``−LP value ≤ tolerance``.
         controls: other moves that start from the warm point and are reported beside the search.
@@ -97,16 +96,14 @@ class LocalSearch:
     line_search: LineSearch = field(default_factory=GoldenSection)
     trainer: Trainer = field(default_factory=Trainer)
     warmup_epochs: int = 2
-    refit_epochs: int = 0
-    refit_splits: tuple[Split, ...] = ("train",)
-    refit_patience: int = 2
+    refit: Refit = field(default_factory=Refit)
     rounds: int = 1
     tolerance: float = 1e-10
     controls: tuple[Move, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("warmup_epochs", 0), ("refit_epochs", 0), ("refit_patience", 1), ("rounds", 1)):
+        for name, least in (("warmup_epochs", 0), ("rounds", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
         self.direction()  # refuses bad slacks now rather than after the warm-up
@@ -163,7 +160,7 @@ class LocalSearch:
         began = time.perf_counter()
         here = self._situation(problem, state.training, state.snapshots)
         moved, candidates = self.direction().best(problem, here)
-        refitted = self._refit(problem, here, moved)
+        refitted = self.refit.best(problem, here, moved)
         best = min((moved, refitted), key=lambda candidate: candidate.selection_loss)
         accepted = best.selection_loss < here.selection_loss
         before = state.steps[-1]["after"] if state.steps else _losses(problem, here.point, known=here.known)
@@ -172,6 +169,7 @@ class LocalSearch:
             "accepted": accepted,
             "refit_kept": best is refitted and best is not moved,
             "label": moved.label,
+            "refit_label": refitted.label if refitted is not moved else None,
             "candidates": candidates,
             "refit_curve": [list(pair) for pair in refitted.curve] if refitted is not moved else [],
             "before": before,
@@ -189,16 +187,6 @@ class LocalSearch:
             cost=state.cost + problem.cost,
             status=self._verdict(candidates, accepted, len(state.steps) + 1),
         )
-
-    def _refit(self, problem: Metered, here: Situation, moved: Candidate) -> Candidate:
-        """The best of some epochs of training at the new λ, from the moved weights; ``moved`` where none is wanted."""
-        if self.refit_epochs == 0 or moved.label == "stay":
-            return moved
-        start = replace(here, training=moved.training, selection_loss=moved.selection_loss)
-        states = self.trainer.epochs(problem, moved.training, seed=self.seed, splits=self.refit_splits)
-        epochs = take_epochs(problem, start, states, self.refit_epochs, "refit ")
-        refits = until_stale(epochs, moved.selection_loss, self.refit_patience)
-        return min(refits, key=lambda candidate: candidate.selection_loss, default=moved)
 
     def _verdict(self, candidates: list[Facts], accepted: bool, rounds_done: int) -> SearchStatus | None:
         values = [candidate["lp_objective"] for candidate in candidates if candidate["lp_objective"] is not None]

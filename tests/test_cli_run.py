@@ -98,15 +98,17 @@ def test_every_flag_reaches_the_search() -> None:
         "relative": True, "rows": 0.5, "kappa": 0.25, "line_search": "armijo", "max_evaluations": 5, "rounds": 4,
         "learning_rate": 0.1, "warmup_epochs": 7, "refit_epochs": 6, "controls": False, "seed": 9,
         "refit_on": "train+direction", "delta": 0.5, "unit_norm": True, "averaging": 0.5,
+        "refit_patience": 3, "refit_reach": (1.0, 2.0),
     }  # fmt: skip
     search = resolve(given, Quadratic()).search()
     box = lift.TrustBox(hyper_radius=2.0, weights_radius=3.0, relative=True, rows=0.5, kappa=0.25)
     assert (search.backend.rtol, search.curvature, search.box) == (1e-5, lift.LowRank(rank=3, share=0.5), box)
     assert search.line_search == lift.Armijo(max_evaluations=5)
     assert search.trainer == lift.Trainer(learning_rate=0.1, averaging=0.5)
-    assert (search.refit_splits, search.delta, search.unit_norm) == (("train", "direction"), 0.5, True)
-    numbers = (search.slack, search.warmup_epochs, search.refit_epochs, search.rounds, search.controls, search.seed)
-    assert numbers == ((0.0, 0.5), 7, 6, 4, (), 9)
+    assert search.refit == lift.Refit(epochs=6, splits=("train", "direction"), patience=3, reach=(1.0, 2.0))
+    assert (search.delta, search.unit_norm) == (0.5, True)
+    numbers = (search.slack, search.warmup_epochs, search.rounds, search.controls, search.seed)
+    assert numbers == ((0.0, 0.5), 7, 4, (), 9)
 
 
 class Suggesting(Quadratic):

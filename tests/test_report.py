@@ -56,7 +56,7 @@ def document() -> dict[str, Any]:
     search = lift.LocalSearch(
         backend=HiGHS(), curvature=lift.LowRank(rank=8), slack=(0.0, 1e-2, 1.0),
         trainer=lift.Trainer(learning_rate=1e-2),
-        warmup_epochs=30, refit_epochs=2, rounds=2, controls=lift.standard_controls(lift.TrustBox()),
+        warmup_epochs=30, refit=lift.Refit(epochs=2), rounds=2, controls=lift.standard_controls(lift.TrustBox()),
     )  # fmt: skip
     problem = Network(num_hidden=3)
     return report_document(search.run(problem), problem, search, settings={"note": "<b>&amp;</script>"})

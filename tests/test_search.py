@@ -18,7 +18,7 @@ from problems import Network, Quadratic
 SEARCH = lift.LocalSearch(
     backend=HiGHS(), curvature=lift.LowRank(rank=20), slack=(0.0, 1e-2, 1e-1),
     trainer=Trainer(learning_rate=1e-2, averaging=0.5),
-    warmup_epochs=40, refit_epochs=3, controls=lift.standard_controls(lift.TrustBox()),
+    warmup_epochs=40, refit=lift.Refit(epochs=3), controls=lift.standard_controls(lift.TrustBox()),
 )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def test_resuming_after_any_stage_ends_with_the_same_result(
 
 
 def test_several_rounds_go_on_from_where_the_last_one_ended() -> None:
-    search = replace(SEARCH, rounds=3, controls=(), refit_epochs=0)
+    search = replace(SEARCH, rounds=3, controls=(), refit=lift.Refit())
     result = search.run(Network())
     assert 1 <= len(result.steps) <= 3
     for first, second in zip(result.steps, result.steps[1:], strict=False):
@@ -83,7 +83,7 @@ def test_a_solved_problem_is_stationary_and_keeps_its_point() -> None:
         def upper_gradient(self, point, split="direction"):
             return torch.zeros_like(point.hyper), torch.zeros_like(point.weights)
 
-    result = replace(SEARCH, warmup_epochs=0, controls=(), refit_epochs=0).run(Solved())
+    result = replace(SEARCH, warmup_epochs=0, controls=(), refit=lift.Refit()).run(Solved())
     assert result.status is lift.SearchStatus.STATIONARY
     assert torch.equal(result.point.weights, Solved().initial_point().weights)
 
@@ -166,8 +166,6 @@ def test_state_survives_the_round_trip(tmp_path: Path) -> None:
         ({"slack": ()}, "slacks"),
         ({"rounds": 0}, "rounds"),
         ({"warmup_epochs": -1}, "warmup_epochs"),
-        ({"refit_epochs": -1}, "refit_epochs"),
-        ({"refit_patience": 0}, "refit_patience"),
         ({"delta": -1.0}, "delta"),
     ],
 )
@@ -177,13 +175,13 @@ def test_bad_options_are_named(options: dict, match: str) -> None:
 
 
 def test_a_refit_on_all_that_was_tuned_on_costs_more_and_stops_early() -> None:
-    search = replace(SEARCH, controls=(), refit_epochs=60)
+    search = replace(SEARCH, controls=(), refit=lift.Refit(epochs=60))
     few = search.run(Network()).steps[0]
-    both = replace(search, refit_splits=("train", "direction")).run(Network()).steps[0]
+    both = replace(search, refit=lift.Refit(epochs=60, splits=("train", "direction"))).run(Network()).steps[0]
     assert both["refit_kept"] and both["after"]["selection"] < both["moved"]["selection"]
     losses = [loss for _, loss in both["refit_curve"]]
     best = losses.index(min(losses))
-    assert len(losses) - 1 - best <= search.refit_patience
+    assert len(losses) - 1 - best <= search.refit.patience
 
     def per_epoch(step: dict) -> float:
         return (step["cost"]["gradients"] - 2) / (len(step["refit_curve"]) - 1)

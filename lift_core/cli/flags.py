@@ -118,6 +118,15 @@ RefitEpochs = Annotated[
 RefitOn = Annotated[
     str | None, _flag("Data of the refit: train or train+direction.", default=RunSettings.refit_on, panel=_STEPS)
 ]
+RefitPatience = Annotated[
+    int | None,
+    _flag("Epochs without a new best that end a refit.", default=RunSettings.refit_patience, panel=_STEPS),
+]
+RefitReach = Annotated[
+    str | None,
+    _flag("One refit for each of these multiples of the direction of λ.", default="the move's own λ",
+          metavar="s,s,...", panel=_STEPS),
+]  # fmt: skip
 Rounds = Annotated[int | None, _flag("LP steps, at most.", default=RunSettings.rounds, panel=_STEPS)]
 Controls = Annotated[
     bool | None,
@@ -125,6 +134,7 @@ Controls = Annotated[
 ]
 MoreControls = Annotated[
     bool | None,
-    _flag("Also implicit differentiation from start to end, and Optuna's TPE.", "--more-controls/--no-more-controls",
+    _flag("Also grid search on train + direction data, implicit differentiation, and Optuna's TPE.",
+          "--more-controls/--no-more-controls",
           default="no-more-controls", panel=_STEPS),
 ]  # fmt: skip

@@ -58,6 +58,8 @@ def run(
     warmup_epochs: flags.WarmupEpochs = None,
     refit_epochs: flags.RefitEpochs = None,
     refit_on: flags.RefitOn = None,
+    refit_patience: flags.RefitPatience = None,
+    refit_reach: flags.RefitReach = None,
     rounds: flags.Rounds = None,
     controls: flags.Controls = None,
     more_controls: flags.MoreControls = None,
@@ -147,8 +149,9 @@ def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
     ):
         if f"{key}_options" in given:
             given[f"{key}_options"] = parse_pairs(flag, given[f"{key}_options"])
-    if "slack" in given:
-        given["slack"] = parse_numbers("--slack", given["slack"])
+    for key in ("slack", "refit_reach"):
+        if key in given:
+            given[key] = parse_numbers(f"--{key.replace('_', '-')}", given[key])
     if "rows" in given:
         given["rows"] = parse_value(given["rows"])
     return given

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from lift_core.cli.options import check_options, load_backend_with
-from lift_core.controls import ImplicitDescent, standard_controls
+from lift_core.controls import GridSearch, ImplicitDescent, standard_controls
 from lift_core.curvature import SR1, CurvatureModel, Exact, Fisher, GaussNewton, HessianDiagonal, LowRank
 from lift_core.direction import Rows, TrustBox
 from lift_core.line_search import Armijo, GoldenSection, LineSearch
@@ -18,6 +18,7 @@ from lift_core.lp import LPBackend
 from lift_core.moves import Move
 from lift_core.problem import BilevelProblem
 from lift_core.records import CheckpointError, write_atomically
+from lift_core.refit import Refit
 from lift_core.search import LocalSearch
 from lift_core.training import Trainer
 
@@ -81,8 +82,10 @@ class RunSettings:
     learning_rate: float = Trainer.learning_rate
     averaging: float = Trainer.averaging
     warmup_epochs: int = LocalSearch.warmup_epochs
-    refit_epochs: int = LocalSearch.refit_epochs
+    refit_epochs: int = Refit.epochs
     refit_on: RefitData = "train"
+    refit_patience: int = Refit.patience
+    refit_reach: tuple[float, ...] = Refit.reach
     rounds: int = LocalSearch.rounds
     controls: bool = True
     more_controls: bool = False
@@ -128,11 +131,18 @@ class RunSettings:
             line_search=line_search(max_evaluations=self.max_evaluations),
             trainer=Trainer(learning_rate=self.learning_rate, averaging=self.averaging),
             warmup_epochs=self.warmup_epochs,
-            refit_epochs=self.refit_epochs,
-            refit_splits=("train", "direction") if self.refit_on == "train+direction" else ("train",),
+            refit=self._refit(),
             rounds=self.rounds,
             controls=self._controls(box, curvature.share),
             seed=self.seed,
+        )
+
+    def _refit(self) -> Refit:
+        return Refit(
+            epochs=self.refit_epochs,
+            splits=("train", "direction") if self.refit_on == "train+direction" else ("train",),
+            patience=self.refit_patience,
+            reach=self.refit_reach,
         )
 
     def _controls(self, box: TrustBox, share: float) -> tuple[Move, ...]:
@@ -144,7 +154,8 @@ class RunSettings:
             from lift_core.parzen import ParzenSearch
         except ImportError as error:
             raise ImportError("--more-controls: needs Optuna: pip install 'lift-bilevel[optuna]'") from error
-        return (*standard_controls(box, share=share), ImplicitDescent(share=share), ParzenSearch())
+        on_both = GridSearch(splits=("train", "direction"), name="grid search on train + direction")
+        return (*standard_controls(box, share=share), on_both, ImplicitDescent(share=share), ParzenSearch())
 
     def _backend(self) -> LPBackend:
         return load_backend_with("--backend-set", self.backend, **self.backend_options)
@@ -156,7 +167,7 @@ class RunSettings:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, slacks as a list."""
-        return asdict(self) | {"slack": list(self.slack)}
+        return asdict(self) | {"slack": list(self.slack), "refit_reach": list(self.refit_reach)}
 
 
 def resolve(given: Mapping[str, Any], problem: BilevelProblem, *, preset: str | None = None) -> RunSettings:
@@ -210,6 +221,7 @@ def read_config(folder: Path) -> RunSettings:
 def _from_mapping(mapping: Mapping[str, Any]) -> RunSettings:
     """Through JSON, so that settings read back from a file equal those that were written."""
     values: dict[str, Any] = json.loads(json.dumps(dict(mapping)))
-    slack = values.get("slack", RunSettings.slack)
-    values["slack"] = tuple(slack) if isinstance(slack, (list, tuple)) else (float(slack),)
+    for name in ("slack", "refit_reach"):
+        numbers = values.get(name, getattr(RunSettings, name))
+        values[name] = tuple(numbers) if isinstance(numbers, (list, tuple)) else (float(numbers),)
     return RunSettings(**values)

@@ -1,0 +1,68 @@
+"""Training on at the λ that a move found: verifies the move, and shows how far along its direction λ should go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from lift_core.moves import Candidate, Situation, take_epochs, until_stale
+from lift_core.problem import BilevelProblem, Point, Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refit:
+    """Epochs of training from the moved weights; the best of them on the selection split competes with the move.
+
+    A line search along ``(λ, θ) + t d`` says little about λ, because F does not depend on it: what a strength is worth
+    shows when θ is trained at it. ``reach`` therefore tries several steps of λ alone, at the price of one refit each.
+
+    Attributes:
+        epochs: of one refit, at most; 0: no refit.
+        splits: data: ``("train",)``, or ``("train", "direction")`` to use all that λ was tuned on.
+        patience: epochs without a new best after which a refit stops.
+        reach: multiples s; one refit each at ``λ + s d_λ``, where d_λ is the move's direction. Empty: at the move's λ.
+
+    >>> Refit(epochs=8, splits=("train", "direction"), reach=(1.0, 2.0)).patience
+    2
+    """
+
+    epochs: int = 0
+    splits: tuple[Split, ...] = ("train",)
+    patience: int = 2
+    reach: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0:
+            raise ValueError(f"epochs: expected at least 0, got {self.epochs}")
+        if self.patience < 1:
+            raise ValueError(f"patience: expected at least 1, got {self.patience}")
+        if not all(math.isfinite(multiple) for multiple in self.reach):
+            raise ValueError(f"reach: expected finite multiples of the direction, got {self.reach}")
+
+    def best(self, problem: BilevelProblem, here: Situation, moved: Candidate) -> Candidate:
+        """The epoch of lowest selection loss of all refits; ``moved`` where none is wanted or λ has no direction."""
+        if self.epochs == 0 or moved.d_hyper is None or (moved.label == "stay" and not self.reach):
+            return moved
+        found = (epoch for label, point in self._starts(problem, here, moved)
+                 for epoch in self._epochs(problem, here, moved, label, point))  # fmt: skip
+        return min(found, key=lambda candidate: candidate.selection_loss, default=moved)
+
+    def _starts(self, problem: BilevelProblem, here: Situation, moved: Candidate) -> Iterator[tuple[str, Point]]:
+        assert moved.d_hyper is not None  # `best` has looked
+        if not self.reach:
+            yield "refit ", moved.training.point
+        for multiple in self.reach:
+            hyper = here.point.hyper + multiple * moved.d_hyper
+            hyper = hyper.clamp(problem.hyper_lower, problem.hyper_upper)
+            yield f"refit at λ{multiple:+g}·d, ", Point(hyper, moved.training.point.weights)
+
+    def _epochs(
+        self, problem: BilevelProblem, here: Situation, moved: Candidate, label: str, point: Point
+    ) -> Iterator[Candidate]:
+        training = replace(moved.training, point=point)
+        start = replace(here, training=training, selection_loss=moved.selection_loss)
+        states = here.trainer.epochs(problem, training, seed=here.seed, splits=self.splits)
+        yield from until_stale(
+            take_epochs(problem, start, states, self.epochs, label), moved.selection_loss, self.patience
+        )
