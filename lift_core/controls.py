@@ -55,13 +55,7 @@ class ImplicitHypergradient(LineMove):
         self, problem: BilevelProblem, here: Situation, known: Linearization
     ) -> tuple[LinearOperator, Float64[Tensor, " n"]]:
         """H, and ``H⁻¹ g`` by conjugate gradients."""
-        batches = problem.batches("train")
-        generator = torch.Generator().manual_seed(here.seed)
-        chosen = torch.randperm(len(batches), generator=generator)[: max(1, math.ceil(self.share * len(batches)))]
-        hessian = problem.training_hessian(here.point, [batches[i] for i in sorted(chosen.tolist())])
-        if problem.regularizer is not None:
-            diagonal = problem.regularizer.hessian(here.point.hyper, here.point.weights).diagonal
-            hessian = add_diagonal(hessian, diagonal)
+        hessian = lower_hessian(problem, here, self.share)
         return hessian, conjugate_gradient(hessian, known.grad_weights, self.iterations, damping=self.damping)[0]
 
     def directions(self, problem: BilevelProblem, here: Situation, known: Linearization) -> Iterator[Direction]:
@@ -74,6 +68,17 @@ class ImplicitHypergradient(LineMove):
         response, _ = conjugate_gradient(hessian, known.mixed.matvec(d_hyper), self.iterations, damping=self.damping)
         slope = float(known.grad_hyper @ d_hyper - known.grad_weights @ response)
         yield Direction("-h", d_hyper, -response, slope, {"hypergradient_norm": float(hypergradient.norm())})
+
+
+def lower_hessian(problem: BilevelProblem, here: Situation, share: float = 1.0) -> LinearOperator:
+    """``∇²_θθ f`` as products, the regulariser's part included, on a share of the training batches."""
+    batches = problem.batches("train")
+    generator = torch.Generator().manual_seed(here.seed)
+    chosen = torch.randperm(len(batches), generator=generator)[: max(1, math.ceil(share * len(batches)))]
+    hessian = problem.training_hessian(here.point, [batches[i] for i in sorted(chosen.tolist())])
+    if problem.regularizer is None:
+        return hessian
+    return add_diagonal(hessian, problem.regularizer.hessian(here.point.hyper, here.point.weights).diagonal)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +195,6 @@ class ImplicitDescent(Move):
     name: str = "implicit differentiation"
 
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
-        inner = ImplicitHypergradient(iterations=self.iterations, damping=self.damping, share=self.share)
         upper = problem.num_examples("direction") / problem.num_examples("train")
         spent = 1 + upper + 2 * self.iterations * self.share + self.inner_epochs
         count = max(1, math.floor(min(self.max_steps, here.budget / spent)))
@@ -198,9 +202,7 @@ class ImplicitDescent(Move):
         optimizer = torch.optim.Adam([hyper], lr=self.step)
         state, curve = here.training, [(0.0, here.selection_loss)]
         for number in range(1, count + 1):
-            known = linearize(problem, state.point)
-            _, adjoint = inner.adjoint(problem, replace(here, training=state), known)
-            hyper.grad = known.grad_hyper - known.mixed.rmatvec(adjoint)
+            hyper.grad = self.hypergradient(problem, replace(here, training=state))
             optimizer.step()
             with torch.no_grad():
                 hyper.clamp_(problem.hyper_lower, problem.hyper_upper)
@@ -213,6 +215,13 @@ class ImplicitDescent(Move):
             loss = problem.loss(state.point, "selection")
             curve.append((float(number), loss))
             yield Candidate(f"step {number}", state, loss if math.isfinite(loss) else math.inf, tuple(curve))
+
+    def hypergradient(self, problem: BilevelProblem, here: Situation) -> Float64[Tensor, " p"]:
+        """``h = g_λ − Jᵀ H⁻¹ g``."""
+        known = linearize(problem, here.point)
+        inner = ImplicitHypergradient(iterations=self.iterations, damping=self.damping, share=self.share)
+        _, adjoint = inner.adjoint(problem, here, known)
+        return known.grad_hyper - known.mixed.rmatvec(adjoint)
 
 
 def standard_controls(box: TrustBox, *, share: float = 1.0) -> tuple[Move, ...]:

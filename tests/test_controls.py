@@ -28,6 +28,7 @@ from lift_core import (
 )
 from lift_core.moves import LineMove, Situation
 from lift_core.parzen import ParzenSearch
+from lift_core.torchopt_descent import TorchOptDescent
 from lift_core.training import Trainer, TrainingState
 from problems import Network, Quadratic
 
@@ -167,6 +168,20 @@ def test_implicit_differentiation_descends_within_its_budget() -> None:
     evaluations = len(described) / 3
     assert metered.cost.gradient_equivalents - spent <= 60.0 + evaluations
     assert not torch.equal(best.training.point.hyper, here.point.hyper)
+
+
+@pytest.mark.parametrize("make", [Quadratic, Network])
+def test_torchopt_finds_the_same_hypergradient_at_the_same_cost(make: type) -> None:
+    ours, theirs = Metered(make()), Metered(make())
+    state = TrainingState.fresh(ours.initial_point())
+    for _ in range(50):  # to where no negative curvature stops our conjugate gradients
+        state, _ = Trainer(learning_rate=1e-2).epoch(ours.inner, state, seed=0)
+    settings = {"iterations": 4, "damping": 1e-12}
+    expected = ImplicitDescent(**settings).hypergradient(ours, replace(situation(ours), training=state))
+    found = TorchOptDescent(**settings).hypergradient(theirs, replace(situation(theirs), training=state))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
+    assert expected.norm() > 0 and ours.cost.gradients == theirs.cost.gradients
+    assert ours.cost.hvps <= theirs.cost.hvps <= ours.cost.hvps + 1  # it starts from a product with zero
 
 
 def test_unit_norm_and_absolute_slack() -> None:

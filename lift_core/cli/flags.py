@@ -134,7 +134,7 @@ Controls = Annotated[
 ]
 MoreControls = Annotated[
     bool | None,
-    _flag("Also grid search on train + direction data, implicit differentiation, and Optuna's TPE.",
+    _flag("Also grid search on train + direction data, implicit differentiation, Optuna, TorchOpt.",
           "--more-controls/--no-more-controls",
           default="no-more-controls", panel=_STEPS),
 ]  # fmt: skip

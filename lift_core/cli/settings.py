@@ -152,10 +152,12 @@ class RunSettings:
             return standard_controls(box, share=share)
         try:
             from lift_core.parzen import ParzenSearch
+            from lift_core.torchopt_descent import TorchOptDescent
         except ImportError as error:
-            raise ImportError("--more-controls: needs Optuna: pip install 'lift-bilevel[optuna]'") from error
+            raise ImportError(f"--more-controls: {error}; pip install 'lift-bilevel[controls]'") from error
         on_both = GridSearch(splits=("train", "direction"), name="grid search on train + direction")
-        return (*standard_controls(box, share=share), on_both, ImplicitDescent(share=share), ParzenSearch())
+        implicit = (ImplicitDescent(share=share), TorchOptDescent(share=share))
+        return (*standard_controls(box, share=share), on_both, *implicit, ParzenSearch())
 
     def _backend(self) -> LPBackend:
         return load_backend_with("--backend-set", self.backend, **self.backend_options)

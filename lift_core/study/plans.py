@@ -69,42 +69,48 @@ def _cells(setting: str, base: Settings, variants: Mapping[str, Settings], seeds
             yield Cell(setting=setting, variant=variant, seed=seed, settings=settings, preset=preset)
 
 
-_REFIT: Settings = {"refit_epochs": 8, "refit_on": "train+direction"}
-_MOVE: Settings = {"refit_epochs": 0}
+_BOTH: Settings = {"refit_on": "train+direction"}
+_MOVE: Settings = {"refit_epochs": 0, "rounds": 1}
 _PUBLISHED: Settings = {"preset": "published", **_MOVE}
 
 
 def small(seeds: range) -> Iterator[Cell]:
-    """Problems with known answers, exact curvature: every control at LiFT's own budget."""
-    exact = {
+    """Problems with known answers: every control at LiFT's own budget.
+
+    The exact Hessian where it is small, a Krylov space of 20 vectors where it would cost hundreds of products.
+    """
+    common = {
         "backend": "interior_point",
         "backend_options": {"rtol": 1e-4},
-        "curvature": "exact",
         "slack": [0.0, 1e-3, 1e-2, 1e-1],
         "hyper_radius": 2.0,
         "more_controls": True,
+        **_BOTH,
     }
-    cheap: Settings = {"curvature": "low_rank", "curvature_options": {"rank": 20, "num_probes": 2}}
-    variants: dict[str, Settings] = {"LiFT": {"refit_epochs": 40, "refit_on": "train+direction"}, "move only": _MOVE}
-    variants |= {"move only, rank 20": {**cheap, **_MOVE}, "published recipe": _PUBLISHED}
+    few: Settings = {"curvature": "low_rank", "curvature_options": {"rank": 20, "num_probes": 2}}
+    exact: Settings = {"curvature": "exact"}
+    regression: Settings = {
+        "problem": "regression", "warmup_epochs": 200, "learning_rate": 0.05, "refit_epochs": 40, **exact,
+    }  # fmt: skip
+    breast_cancer = {"task": "logistic", "per": "feature", "num_noise_features": 30}
+    cleaning = {"rounds": 6, "hyper_radius": 1.0, "slack": [0.0, 1e-2, 1e-1, 1.0], "refit_epochs": 3}
     problems: dict[str, Settings] = {
-        "data cleaning, digits": {"problem": "data_cleaning", "warmup_epochs": 200, "learning_rate": 0.05},
-        "per-feature L2, breast cancer": {
-            "problem": "regression",
-            "problem_options": {"task": "logistic", "per": "feature", "num_noise_features": 30},
-            "warmup_epochs": 200,
-            "learning_rate": 0.05,
+        "data cleaning, digits": {
+            "problem": "data_cleaning", "warmup_epochs": 200, "learning_rate": 0.05, **few, **cleaning,
         },
-        "per-feature ridge, diabetes": {
-            "problem": "regression",
-            "problem_options": {"task": "ridge", "per": "feature"},
-            "warmup_epochs": 200,
-            "learning_rate": 0.05,
+        "per-feature L2, breast cancer": {**regression, "problem_options": breast_cancer},
+        "per-feature ridge, diabetes": {**regression, "problem_options": {"task": "ridge", "per": "feature"}},
+        "network, digits": {
+            "problem": "network", "warmup_epochs": 150, "learning_rate": 0.01, **few, "rounds": 3, "refit_epochs": 20,
         },
-        "network, digits": {"problem": "network", "warmup_epochs": 150, "learning_rate": 0.01},
-    }
+    }  # fmt: skip
     for setting, base in problems.items():
-        yield from _cells(setting, {**exact, **base}, variants, seeds)
+        variants: dict[str, Settings] = {"LiFT": {}, "move only": _MOVE, "published recipe": _PUBLISHED}
+        if base.get("rounds", 1) > 1:
+            variants |= {
+                "exact Hessian, one round": {**exact, "curvature_options": {}, "rounds": 1, "refit_epochs": 40}
+            }
+        yield from _cells(setting, {**common, **base}, variants, seeds)
 
 
 def ablations(seeds: range) -> Iterator[Cell]:
@@ -128,7 +134,7 @@ def ablations(seeds: range) -> Iterator[Cell]:
     }
     variants |= {f"ρ = {slack:g}": {"slack": [slack]} for slack in (0.0, 1e-2, 1e-1, 1.0)}
     variants |= {"ρ by path": {"slack": [0.0, 1e-3, 1e-2, 1e-1]}, "three rounds": {"rounds": 3}}
-    variants |= {"refit on train": {"refit_epochs": 40}, "refit on train + direction": {**_REFIT, "refit_epochs": 40}}
+    variants |= {"refit on train": {"refit_epochs": 40}, "refit on train + direction": {**_BOTH, "refit_epochs": 40}}
     variants |= {
         f"backend {name}": {"backend": name, "backend_options": options}
         for name, options in (("highs", {"rtol": 1e-6}), ("pyomo", {"rtol": 1e-6}), ("pdlp", {"rtol": 1e-4}))
@@ -139,13 +145,14 @@ def ablations(seeds: range) -> Iterator[Cell]:
 def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
     """GPT-2 on WikiText-2: training share x tuned blocks x initial strength, L2-SP per tensor.
 
-    For the bundled model pruned to what two cores can do: shares of 1 and 5 % of the training articles, last block and
-    all blocks, evaluation on parts of the validation and test articles. Another ``model`` gets shares of 5, 25 and
-    100 %, its last block, whole splits and blocks of 1,024 tokens.
+    LiFT takes λ's direction from the LP at ρ = 0, where only p numbers are fitted to the direction data, and refits on
+    train + direction data at one and two steps along it. For the bundled model pruned to what two cores can do: shares
+    of 1 and 5 % of the training articles, last block and all blocks, evaluation on parts of the validation and test
+    articles. Another ``model`` gets shares of 5, 25 and 100 %, its last block, whole splits and blocks of 1,024 tokens.
     """
     limits = {"direction": 27_000, "selection": 15_000, "test": 30_000}
     curvature: Settings = {"rank": 8, "num_probes": 1, "definiteness": "clamped"}
-    variants = {"LiFT": _REFIT, "move only": _MOVE, "published recipe": _PUBLISHED}
+    variants = {"LiFT": {}, "move only, ρ = 0.01": {**_MOVE, "slack": [1e-2]}, "published recipe": _PUBLISHED}
     common: Settings = {"max_tokens": limits}
     if model is not None:
         common = {"model": model, "max_tokens": None, "block_length": 1024, "batch_blocks": 2}
@@ -158,8 +165,14 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
             "problem": "gpt2_wikitext2",
             "problem_options": {"train_share": share, "initial_strength": strength, **common, **blocks},
             "curvature_options": {**curvature, "share": 0.125 * min(1.0, 0.01 / share)},
+            "slack": [0.0],
             "hyper_radius": 3.0,
+            "averaging": 0.95,
             "warmup_epochs": 2,
+            "refit_epochs": 8,
+            "refit_patience": 1,
+            "refit_reach": [1.0, 2.0],
+            **_BOTH,
         }
         setting = f"{label}, {share:.0%} of the articles, strength {strength:g}"
         yield from _cells(setting if model is None else f"{model}, {setting}", base, variants, seeds)
