@@ -10,7 +10,7 @@ import os
 
 import torch
 
-from backends.interior_point.chunks import ROWS
+from backends.interior_point.chunks import GRAM_ROWS
 from lift_core.operators import Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal, Sparse
 
 _NUMBER = 8
@@ -37,11 +37,11 @@ def interior_point_bytes(num_weights: int, rank: int, num_hyper: int, *, device:
     """Working bytes of `InteriorPoint` on a direction LP with factored curvature, without the program itself.
 
     >>> interior_point_bytes(1_000_000, 32, 12) // 2**20
-    874
+    846
     """
-    rows = min(ROWS.get(device, ROWS["cpu"]), num_weights)
+    rows = min(GRAM_ROWS.get(device, GRAM_ROWS["cpu"]), num_weights)
     core = (3 * (2 * rank + num_hyper)) ** 2
-    chunk = rows * 3 * (rank + num_hyper)
+    chunk = rows * (7 * rank + 5 * num_hyper)
     return _NUMBER * (INTERIOR_POINT_VECTORS * (num_weights + num_hyper) + chunk + 6 * core)
 
 

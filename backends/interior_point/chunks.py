@@ -12,6 +12,10 @@ ENTRIES = {"cpu": 1 << 17, "cuda": 1 << 22}
 """Entries of a chunk by the type of device."""
 ROWS = {"cpu": 1 << 15, "cuda": 1 << 20}
 """Rows of a chunk of a tall matrix."""
+TRIANGLE_ROWS = {"cpu": 1 << 8, "cuda": 1 << 11}
+"""Rows of the blocks of which half a square matrix is made."""
+GRAM_ROWS = {"cpu": 1 << 11, "cuda": 1 << 19}
+"""Rows of a chunk of which a few weighted copies are made."""
 
 
 def chunks(length: int, device: torch.device, sizes: dict[str, int] = ENTRIES) -> Iterator[slice]:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from backends.interior_point.chunks import TRIANGLE_ROWS, chunks
 from backends.interior_point.system import NewtonSystem, equilibrate, factorize_lu, solve_lu
 from lift_core.lp import LinearProgram
 from lift_core.operators import LinearOperator, Sparse
@@ -34,7 +35,18 @@ class DenseSystem(NewtonSystem):
         self._pivoted = False
 
     def measure(self, lp: LinearProgram) -> tuple[Tensor, Tensor]:
-        return equilibrate(lp, self._largest_entries)
+        sizes = self.matrix.abs()
+        scaled = torch.empty_like(sizes)
+
+        def largest_entries(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+            m, n = sizes.shape
+            by_row = torch.mul(sizes, columns, out=scaled).amax(1) * rows if n else torch.zeros_like(rows)
+            by_column = (
+                torch.mul(sizes, rows[:, None], out=scaled).amax(0) * columns if m else torch.zeros_like(columns)
+            )
+            return by_row, by_column
+
+        return equilibrate(lp, largest_entries)
 
     def strengthen(self) -> bool:
         changed, self._pivoted = not self._pivoted, True
@@ -61,8 +73,9 @@ class DenseSystem(NewtonSystem):
         return (self._theta * (f + self.matrix.T @ y)).index_copy(0, self._basic, x_basic), y
 
     def _normal_matrix(self, theta: Tensor, theta_rows: Tensor) -> Float64[Tensor, "m m"]:
+        """Its lower triangle; what stands above the diagonal is not to be read."""
         if self._sparse is None:
-            normal = (self.matrix * theta) @ self.matrix.T
+            normal = lower_triangle(self.matrix * theta, self.matrix)
         else:
             scaled = self._sparse.multiply(theta.cpu().numpy()[None, :]).tocsr()
             normal = torch.from_numpy((scaled @ self._sparse.T).toarray()).to(theta.device)
@@ -72,16 +85,16 @@ class DenseSystem(NewtonSystem):
     def _factorize(self, normal: Tensor, jitter: float) -> bool:
         diagonal = normal.diagonal()
         self._scale = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
-        scaled = normal * self._scale * self._scale[:, None]
+        scaled = (normal * self._scale).mul_(self._scale[:, None])
         scaled.diagonal().fill_(1 + jitter)
         self._factor, info = torch.linalg.cholesky_ex(scaled)
-        return int(info) == 0 and bool(torch.isfinite(self._factor).all())
+        return int(info) == 0 and bool(torch.isfinite(self._factor.diagonal()).all())
 
     def _factorize_pivoted(self, normal: Tensor, jitter: float) -> bool:
         units, b = self.units, len(self._basic)
         unit_y = units.cost**0.5 / units.rows
         self._scale = torch.cat([units.theta[self._basic].sqrt(), unit_y])
-        columns = self.matrix[:, self._basic]
+        columns, normal = self.matrix[:, self._basic], normal.tril() + normal.tril(-1).T
         both = torch.cat(
             [
                 torch.cat([torch.diag(-1 / self._theta_basic), columns.T], dim=1),
@@ -97,7 +110,15 @@ class DenseSystem(NewtonSystem):
             return False
         return True
 
-    def _largest_entries(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-        scaled = (self.matrix * columns * rows[:, None]).abs()
-        m, n = scaled.shape
-        return scaled.amax(1) if n else torch.zeros_like(rows), scaled.amax(0) if m else torch.zeros_like(columns)
+
+def lower_triangle(left: Float64[Tensor, "m n"], right: Float64[Tensor, "m n"]) -> Float64[Tensor, "m m"]:
+    """The lower triangle of the symmetric ``left @ rightᵀ`` in a little more than half the operations.
+
+    >>> one = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    >>> lower_triangle(one, one).tril().tolist()
+    [[5.0, 0.0], [11.0, 25.0]]
+    """
+    product = left.new_zeros(len(left), len(right))
+    for part in chunks(len(left), left.device, TRIANGLE_ROWS):
+        torch.mm(left[part], right[: part.stop].T, out=product[part, : part.stop])
+    return product

@@ -28,7 +28,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from backends.interior_point.chunks import ROWS, chunks, elementwise
+from backends.interior_point.chunks import GRAM_ROWS, ROWS, chunks, elementwise
 from backends.interior_point.system import NewtonSystem, factorize_lu, solve_lu
 from lift_core.lp import LinearProgram
 from lift_core.operators import Dense, Diagonal, DirectionMatrix, GroupColumns, LinearOperator, LowRankPlusDiagonal
@@ -188,17 +188,18 @@ class StructuredSystem(NewtonSystem):
         return core.triu() + core.triu(1).T
 
     def _grams(self) -> tuple[Tensor, Tensor, Tensor]:
-        """``Vᵀ diag(first) V``, ``Vᵀ diag(mixed) [V J]`` and ``[V J]ᵀ diag(second) [V J]``, added up by chunks."""
+        """``Vᵀ diag(first) V``, ``Vᵀ diag(mixed) [V J]`` and ``[V J]ᵀ diag(second) [V J]``, added up by chunks.
+
+        One product ``[V J]ᵀ [second [V J]  mixed [V J]  first V]`` a chunk, whose factors stay in the cache.
+        """
         k, both = self.rank, self.rank + self.num_hyper
-        grams = self.V.new_zeros(k, k), self.V.new_zeros(k, both), self.V.new_zeros(both, both)
-        for part, V in self._blocks():  # noqa: N806
-            VJ = torch.cat([V, self.J.dense_rows(part)], dim=1)  # noqa: N806
+        together = self.V.new_zeros(both, 2 * both + k)
+        for part in chunks(len(self.D), self.D.device, GRAM_ROWS):
+            VJ = torch.cat([self.V[part], self.J.dense_rows(part)], dim=1)  # noqa: N806
             first, mixed, second = (entries[part, None] for entries in self._inverse)
-            weighted = second * VJ
-            grams[2].addmm_(VJ.T, weighted)
-            grams[1].addmm_(V.T, torch.mul(VJ, mixed, out=weighted))
-            grams[0].addmm_(V.T, torch.mul(V, first, out=weighted[:, :k]))
-        return grams
+            together.addmm_(VJ.T, torch.cat([second * VJ, mixed * VJ, first * VJ[:, :k]], dim=1))
+        by_second, by_mixed, by_first = together.split([both, both, k], dim=1)
+        return by_first[:k], by_mixed[:k], by_second
 
     def _spread(self, vector: Tensor, fill: float) -> Float64[Tensor, " n"]:
         """From the kept rows to all rows."""
