@@ -133,7 +133,7 @@ class HiGHS(LPBackend):
         return answer
 
     def _configure(self, highs: Any, *, method: str, presolve: str) -> None:
-        set_option(highs, "solver", method)
+        set_option(highs, "solver", "ipx" if method == "ipm" else method)  # its "ipm" is hipo where that is installed
         set_option(highs, "presolve", presolve)
         set_option(highs, "run_crossover", "on" if self.crossover else "choose")
         set_option(highs, "threads", self.threads)

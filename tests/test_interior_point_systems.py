@@ -101,6 +101,7 @@ def test_chunks_change_nothing(groups: bool, monkeypatch: pytest.MonkeyPatch) ->
     whole = solve_lp(lp, TIGHT)
     monkeypatch.setitem(chunks.ENTRIES, "cpu", 7)
     monkeypatch.setitem(chunks.ROWS, "cpu", 5)
+    monkeypatch.setitem(chunks.GRAM_ROWS, "cpu", 3)
     parts = solve_lp(lp, TIGHT)
     assert whole.status is parts.status is LPStatus.OPTIMAL
     assert whole.iterations == parts.iterations
