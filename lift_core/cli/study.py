@@ -48,6 +48,9 @@ def study(
         ),
     ] = None,
     rtol: Annotated[float, typer.Option(help="Of --check, relative.", rich_help_panel=_RUN)] = 5e-3,
+    within: Annotated[
+        float, typer.Option(help="Minutes that a cell of --check may have taken.", rich_help_panel=_RUN)
+    ] = 5.0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.", rich_help_panel=_RUN)] = False,
 ) -> None:  # fmt: skip
     """Run a plan of many `lift run`s beside their controls and average over seeds; exit with 1 if a cell failed."""
@@ -55,7 +58,7 @@ def study(
     if check is not None:
         if plan is not None:
             raise ValueError(f"--check: takes its cell from {check}; leave out the plan {plan!r}")
-        raise typer.Exit(_check(check, rtol, console))
+        raise typer.Exit(_check(check, rtol, within, console))
     if plan is None:
         raise ValueError(f"PLAN: expected one of {', '.join(PLANS)}, got nothing")
     folder = out or Path("runs") / f"study-{plan}"
@@ -89,8 +92,11 @@ def _run(cells: list[Cell], folder: Path, jobs: int, console: Console) -> list[O
         return run_study(cells, folder, jobs=jobs, on_outcome=show)
 
 
-def _check(path: Path, rtol: float, console: Console) -> int:
-    """Run one cell of a stored study again; 1 if a test metric differs by more than ``rtol``."""
+def _check(path: Path, rtol: float, within: float, console: Console) -> int:
+    """Run one cell of a stored study again; 1 if a test metric differs by more than ``rtol``.
+
+    It is drawn from those that took at most ``within`` minutes.
+    """
     try:
         stored: list[dict[str, Any]] = list(json.loads(path.read_text(encoding="utf-8"))["cells"])
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
@@ -98,7 +104,11 @@ def _check(path: Path, rtol: float, console: Console) -> int:
     stored = [cell for cell in stored if cell["test"]]
     if not stored:
         raise ValueError(f"--check: expected at least one finished cell, got none in {path}")
-    chosen = random.SystemRandom().choice(stored)
+    quick = [cell for cell in stored if cell["seconds"] <= 60 * within]
+    if not quick:
+        fastest = min(cell["seconds"] for cell in stored) / 60
+        raise ValueError(f"--within: expected at least {fastest:.2g} minutes, the fastest cell's time, got {within:g}")
+    chosen = random.SystemRandom().choice(quick)
     cell = Cell(**{key: chosen[key] for key in ("setting", "variant", "seed", "settings", "preset")})
     typer.echo(f"{path}: {cell.setting} | {cell.variant} | seed {cell.seed}")
     with tempfile.TemporaryDirectory() as folder:

@@ -27,7 +27,8 @@ def study_document(outcomes: Sequence[Outcome], *, plan: str) -> dict[str, Any]:
     """
     cells = [
         outcome.cell.to_json()
-        | {"name": outcome.cell.name, "error": outcome.error, "test": _test_metrics(outcome.document)}
+        | {"name": outcome.cell.name, "error": outcome.error}
+        | {"test": _test_metrics(outcome.document), "seconds": _seconds(outcome.document)}
         for outcome in outcomes
     ]
     return finite(
@@ -47,6 +48,13 @@ def render_study(document: Document) -> str:
 
 def _test_metrics(document: Mapping[str, Any] | None) -> dict[str, float]:
     return {} if document is None else {row["method"]: row["metric"]["test"] for row in document["methods"]}
+
+
+def _seconds(document: Mapping[str, Any] | None) -> float | None:
+    """What a cell took, warm-up and controls included."""
+    if document is None:
+        return None
+    return sum(record["seconds"] for stage in ("warmup", "methods") for record in document[stage])
 
 
 def _body(document: Document) -> Iterator[str]:
