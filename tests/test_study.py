@@ -91,7 +91,8 @@ def test_rows_are_means_over_the_cells(study: tuple[Path, list[Outcome]]) -> Non
     control = [next(m for m in d["methods"] if m["method"] == "grid search") for d in documents if d]
     tests = [method["metric"]["test"] for method in lift]
     assert rows["LiFT"].test == (statistics.fmean(tests), statistics.stdev(tests)) and rows["LiFT"].ahead is None
-    assert rows["LiFT"].gradients.mean == statistics.fmean(method["gradient_equivalents"] for method in lift)
+    assert rows["LiFT"].cost.mean == statistics.fmean(method["gradient_equivalents"] for method in lift)
+    assert rows["LiFT"].products.mean == statistics.fmean(method["cost"]["hvps"] for method in lift)
     ahead = rows["grid search"].ahead
     assert ahead is not None
     assert ahead.mean == statistics.fmean(c["metric"]["test"] - t for c, t in zip(control, tests, strict=True))

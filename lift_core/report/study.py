@@ -62,8 +62,9 @@ def _body(document: Document) -> Iterator[str]:
     yield lead(
         [
             f"{len(document['cells'])} runs. Means over seeds ± sample standard deviations; lower is better.",
-            "Gradients are passes over the training split, a Hessian product counted as two and an evaluation as a "
-            "third; the warm-up, which all methods share, is not counted. Test data chose nothing.",
+            "Gradients and Hessian products are passes over the training split; cost is both, a product counted as two "
+            "gradients and an evaluation as a third. The warm-up, which all methods share, is not counted. Test data "
+            "chose nothing.",
             "“LiFT ahead by” is the mean, over seeds, of a method's test metric less LiFT's in the same run.",
         ]
     )
@@ -80,14 +81,15 @@ def _body(document: Document) -> Iterator[str]:
 
 
 def _table(rows: Sequence[Document]) -> str:
-    head = ["#", "Method", "Seeds", "Test", "Validation", "Train", "Gradients", "Time", "LiFT ahead by"]
+    head = ["#", "Method", "Seeds", "Test", "Validation", "Train", "Gradients", "Products", "Cost", "Time",
+            "LiFT ahead by"]  # fmt: skip
     body = [
         [
             Cell(str(place)),
             text_cell(row["method"]),
             Cell(str(len(row["seeds"]))),
             *(Cell(str(Spread(**row[split]))) for split in ("test", "validation", "train")),
-            Cell(number(row["gradients"]["mean"])),
+            *(Cell(number(row[kind]["mean"])) for kind in ("gradients", "products", "cost")),
             Cell(seconds(row["seconds"]["mean"])),
             Cell("–" if row["ahead"] is None else str(Spread(**row["ahead"]))),
         ]
@@ -99,15 +101,15 @@ def _table(rows: Sequence[Document]) -> str:
 def _cost_plot(rows: Sequence[Document], index: int) -> str:
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        spent = [max(row["gradients"]["mean"], 0.5) for row in rows]
+        spent = [max(row["cost"]["mean"], 0.5) for row in rows]
         for x, row in zip(spent, rows, strict=True):
             axes.errorbar(x, row["test"]["mean"], yerr=row["test"]["deviation"], fmt="none", ecolor=MUTED, alpha=0.5)
         _numbered(axes, rows, spent)
         log_axis(axes, "x", spent)
-        axes.set_xlabel("gradients after the warm-up")
+        axes.set_xlabel("cost after the warm-up, in gradients")
 
     return inline_svg(
-        f"cost-{index}", draw, title="Test metric against gradients",
+        f"cost-{index}", draw, title="Test metric against cost",
         description="One numbered dot per method with an error bar; LiFT in the accent colour.",
     )  # fmt: skip
 

@@ -29,8 +29,9 @@ class Row:
         metric: what is measured (``"perplexity"``, ``"loss"``).
         seeds: that the row averages over.
         test, validation, train: the metric on the test, selection and training split.
-        gradients: passes over the training split behind it (one Hessian product counted as two, an evaluation as a
-            third), warm-up not counted: every method starts after it.
+        gradients, products: passes over the training split behind it, by kind; warm-up not counted: every method
+            starts after it.
+        cost: both together, a Hessian product counted as two gradients and an evaluation as a third.
         seconds: of the method alone.
         ahead: by how much LiFT's test metric is lower, seed by seed; None for LiFT itself, or without common seeds.
     """
@@ -43,11 +44,13 @@ class Row:
     validation: Spread
     train: Spread
     gradients: Spread
+    products: Spread
+    cost: Spread
     seconds: Spread
     ahead: Spread | None
 
     def to_json(self) -> dict[str, Any]:
-        spreads = ("test", "validation", "train", "gradients", "seconds", "ahead")
+        spreads = ("test", "validation", "train", "gradients", "products", "cost", "seconds", "ahead")
         values = {name: None if (one := getattr(self, name)) is None else one._asdict() for name in spreads}
         return {"setting": self.setting, "method": self.method, "metric": self.metric, "seeds": self.seeds} | values
 
@@ -93,8 +96,8 @@ def to_markdown(rows: Sequence[Row]) -> str:
         here = [row for row in rows if row.setting == setting]
         best = min(here, key=lambda row: row.test.mean)
         head = f"**{setting[0].upper()}{setting[1:]}** ({here[0].metric}; {len(here[0].seeds)} seeds)"
-        lines = [head, "", "| method | test | validation | train | gradients | seconds | LiFT ahead by |"]
-        lines.append("|---|---|---|---|---|---|---|")
+        columns = ("method", "test", "validation", "train", "gradients", "products", "cost", "seconds", "LiFT ahead by")
+        lines = [head, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         for row in here:
             test = f"**{row.test}**" if row is best else str(row.test)
             cells = (
@@ -102,8 +105,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
                 test,
                 row.validation,
                 row.train,
-                f"{row.gradients.mean:.3g}",
-                f"{row.seconds.mean:.3g}",
+                *(f"{spent.mean:.3g}" for spent in (row.gradients, row.products, row.cost, row.seconds)),
             )
             lines.append("| " + " | ".join((*map(str, cells), difference(row))) + " |")
         parts.append("\n".join(lines))
@@ -136,7 +138,9 @@ def _row(
         test=splits["test"],
         validation=splits["selection"],
         train=splits["train"],
-        gradients=_spread([record["gradient_equivalents"] for record in found]),
+        gradients=_spread([record["cost"]["gradients"] for record in found]),
+        products=_spread([record["cost"]["hvps"] for record in found]),
+        cost=_spread([record["gradient_equivalents"] for record in found]),
         seconds=_spread([record["seconds"] for record in found]),
         ahead=_spread(ahead) if ahead and label != lift[0] else None,
     )
