@@ -81,21 +81,23 @@ def _body(document: Document) -> Iterator[str]:
 
 
 def _table(rows: Sequence[Document]) -> str:
-    head = ["#", "Method", "Seeds", "Test", "Validation", "Train", "Gradients", "Products", "Cost", "Time",
-            "LiFT ahead by"]  # fmt: skip
+    head = ["#", "Method", "Test", "LiFT ahead by", "Validation", "Gradients", "Products", "Cost", "Time", "Train"]
     body = [
         [
             Cell(str(place)),
             text_cell(row["method"]),
-            Cell(str(len(row["seeds"]))),
-            *(Cell(str(Spread(**row[split]))) for split in ("test", "validation", "train")),
+            Cell(str(Spread(**row["test"]))),
+            Cell("–" if row["ahead"] is None else str(Spread(**row["ahead"]))),
+            Cell(str(Spread(**row["validation"]))),
             *(Cell(number(row[kind]["mean"])) for kind in ("gradients", "products", "cost")),
             Cell(seconds(row["seconds"]["mean"])),
-            Cell("–" if row["ahead"] is None else str(Spread(**row["ahead"]))),
+            Cell(str(Spread(**row["train"]))),
         ]
         for place, row in enumerate(rows, start=1)
     ]
-    return table(head, body, caption=f"{rows[0]['metric']}, mean ± standard deviation")
+    counts = sorted({len(row["seeds"]) for row in rows})
+    seeds = f"{'–'.join(map(str, (counts[0], counts[-1])[: len(counts)]))} seeds"
+    return table(head, body, caption=f"{rows[0]['metric']}, mean ± standard deviation of {seeds}")
 
 
 def _cost_plot(rows: Sequence[Document], index: int) -> str:

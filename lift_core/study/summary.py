@@ -96,18 +96,12 @@ def to_markdown(rows: Sequence[Row]) -> str:
         here = [row for row in rows if row.setting == setting]
         best = min(here, key=lambda row: row.test.mean)
         head = f"**{setting[0].upper()}{setting[1:]}** ({here[0].metric}; {len(here[0].seeds)} seeds)"
-        columns = ("method", "test", "validation", "train", "gradients", "products", "cost", "seconds", "LiFT ahead by")
+        columns = ("method", "test", "LiFT ahead by", "validation", "gradients", "products", "cost", "seconds")
         lines = [head, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         for row in here:
             test = f"**{row.test}**" if row is best else str(row.test)
-            cells = (
-                row.method,
-                test,
-                row.validation,
-                row.train,
-                *(f"{spent.mean:.3g}" for spent in (row.gradients, row.products, row.cost, row.seconds)),
-            )
-            lines.append("| " + " | ".join((*map(str, cells), difference(row))) + " |")
+            spent = (f"{kind.mean:.3g}" for kind in (row.gradients, row.products, row.cost, row.seconds))
+            lines.append("| " + " | ".join((row.method, test, difference(row), str(row.validation), *spent)) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
