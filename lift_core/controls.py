@@ -195,8 +195,7 @@ class ImplicitDescent(Move):
     name: str = "implicit differentiation"
 
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
-        upper = problem.num_examples("direction") / problem.num_examples("train")
-        spent = 1 + upper + 2 * self.iterations * self.share + self.inner_epochs
+        spent = 1 + _passes(problem, ("direction",)) + 2 * self.iterations * self.share + self.inner_epochs
         count = max(1, math.floor(min(self.max_steps, here.budget / spent)))
         hyper = here.point.hyper.clone().requires_grad_()
         optimizer = torch.optim.Adam([hyper], lr=self.step)

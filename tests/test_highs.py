@@ -23,6 +23,19 @@ EXACT = ("choose", "simplex", "ipm")
 FIRST_ORDER = ("pdlp", "hipdlp")
 
 
+def test_ipm_names_one_code_whatever_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """HiGHS takes its own "ipm" for HiPO where that is installed."""
+    chosen: list[object] = []
+
+    def listen(solver: object, option: str, value: object) -> None:
+        chosen.extend([value] if option == "solver" else [])
+        set_option(solver, option, value)
+
+    monkeypatch.setattr(highs, "set_option", listen)
+    assert solve_lp(next(iter(CASES.values())).lp, HiGHS(method="ipm")).status is LPStatus.OPTIMAL
+    assert chosen == ["ipx"]
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 @pytest.mark.parametrize("method", (*EXACT, *FIRST_ORDER))
 def test_small_programs(method: str, case) -> None:
