@@ -170,7 +170,7 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
             "averaging": 0.95,
             "warmup_epochs": 2,
             "refit_epochs": 8,
-            "refit_patience": 1,
+            "refit_patience": 2,
             "refit_reach": [1.0, 2.0],
             **_BOTH,
         }
