@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--examples", type=int, default=1_000, help="in all, for each backend")
     parser.add_argument("--limit", type=float, default=5.0, help="seconds of one solve")
-    parser.add_argument("--backends", nargs="*", default=list(backends(1.0)))
+    parser.add_argument("--backends", nargs="*", choices=list(backends(1.0)), default=list(backends(1.0)))
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)

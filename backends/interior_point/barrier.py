@@ -5,7 +5,8 @@ outside the bounds. With duals z_l, z_u ≥ 0 of the bounds, the central path of
 
     B w = 0,   c̃ − Bᵀy = z_l − z_u,   l z_l = μ,   u z_u = μ.
 
-Where there is no bound its gap is 1 and its dual 0, and both stay so.
+What belongs to bounds is kept in pairs: lower ones in row 0, upper ones in row 1. Where there is no bound its gap is 1
+and its dual 0, and both stay so. Masks are factors 0.0 and 1.0: products take a fraction of the time of `torch.where`.
 """
 
 from __future__ import annotations
@@ -30,35 +31,28 @@ class Iterate(NamedTuple):
 
     w: Float64[Tensor, " n+m"]
     y: Float64[Tensor, " m"]
-    gap_lower: Float64[Tensor, " n+m"]
-    gap_upper: Float64[Tensor, " n+m"]
-    z_lower: Float64[Tensor, " n+m"]
-    z_upper: Float64[Tensor, " n+m"]
+    gaps: Float64[Tensor, "2 n+m"]
+    duals: Float64[Tensor, "2 n+m"]
 
     def move(self, along: Iterate, primal: float, dual: float) -> None:
         """Step along a direction, in place."""
-        lengths = (primal, dual, primal, primal, dual, dual)
-        for at, change, length in zip(self, along, lengths, strict=True):
+        for at, change, length in zip(self, along, (primal, dual, primal, dual), strict=True):
             at.add_(change, alpha=length)
 
     def is_finite(self) -> bool:
-        return all(not len(part) or math.isfinite(float(part.norm(math.inf))) for part in self)
+        return all(not part.numel() or math.isfinite(float(part.abs().max())) for part in self)
 
 
 class Residuals(NamedTuple):
     """How far an iterate is from the linear equations of the central path."""
 
-    lower: Float64[Tensor, " n+m"]
-    upper: Float64[Tensor, " n+m"]
+    bounds: Float64[Tensor, "2 n+m"]
     dual: Float64[Tensor, " n+m"]
     rows: Float64[Tensor, " m"]
 
 
-class Aims(NamedTuple):
-    """By how much a direction is to change the products of gaps and duals."""
-
-    lower: Float64[Tensor, " n+m"]
-    upper: Float64[Tensor, " n+m"]
+Aims = Float64[Tensor, "2 n+m"]
+"""By how much a direction is to change the products of gaps and duals."""
 
 
 class Barrier:
@@ -70,23 +64,22 @@ class Barrier:
         self.newton = newton
         self.cost = torch.cat([lp.c, torch.zeros_like(lp.row_lower)])
         self.lower, self.upper = torch.where(finite_lower, lower, 0.0), torch.where(finite_upper, upper, 0.0)
-        self.movable = ~(finite_lower & finite_upper & (upper - lower <= FIXED * (1 + lower.abs())))
-        self.has_lower, self.has_upper = finite_lower & self.movable, finite_upper & self.movable
-        self.count = max(int(self.has_lower.sum() + self.has_upper.sum()), 1)
+        fixed = finite_lower & finite_upper & (upper - lower <= FIXED * (1 + lower.abs()))
+        self.movable: Float64[Tensor, " n+m"] = (~fixed).to(lower)
+        self.has: Float64[Tensor, "2 n+m"] = torch.stack([finite_lower, finite_upper]).logical_and(~fixed).to(lower)
+        self.count = max(int(self.has.sum()), 1)
 
     def mean_product(self, at: Iterate) -> float:
         """μ, the mean of gap times dual over all bounds."""
-        return float(at.gap_lower @ at.z_lower + at.gap_upper @ at.z_upper) / self.count
+        return float(at.gaps.flatten() @ at.duals.flatten()) / self.count
 
     def mean_product_after(self, at: Iterate, along: Iterate, primal: float, dual: float) -> float:
         """μ after a step."""
 
-        def total(gap: Tensor, z: Tensor, d_gap: Tensor, d_z: Tensor) -> Tensor:
-            return (gap + primal * d_gap) @ (z + dual * d_z)
+        def total(gaps: Tensor, duals: Tensor, d_gaps: Tensor, d_duals: Tensor) -> Tensor:
+            return torch.add(gaps, d_gaps, alpha=primal).mul_(torch.add(duals, d_duals, alpha=dual)).sum()
 
-        of_lower = reduced(total, at.gap_lower, at.z_lower, along.gap_lower, along.z_lower)
-        of_upper = reduced(total, at.gap_upper, at.z_upper, along.gap_upper, along.z_upper)
-        return float(of_lower.sum() + of_upper.sum()) / self.count
+        return float(reduced(total, at.gaps, at.duals, along.gaps, along.duals).sum()) / self.count
 
     def factorize(self, at: Iterate) -> None:
         """Prepare `direction`.
@@ -94,86 +87,70 @@ class Barrier:
         Raises:
             torch.linalg.LinAlgError: if even the regularised system is singular.
         """
-
-        def inverse_theta(gap_lower: Tensor, gap_upper: Tensor, z_lower: Tensor, z_upper: Tensor) -> tuple[Tensor]:
-            return (z_lower / gap_lower + z_upper / gap_upper,)
-
-        (of_all,) = elementwise(inverse_theta, *at[2:])
-        self.newton.factorize(of_all, self.movable)
+        (inverse_theta,) = elementwise(lambda gaps, duals: ((duals / gaps).sum(0),), at.gaps, at.duals)
+        self.newton.factorize(inverse_theta, self.movable)
 
     def residuals(self, at: Iterate, activity: Tensor, pullback: Tensor) -> Residuals:
         """Out of ``A x`` and ``Aᵀ y`` of the iterate."""
         n = len(pullback)
 
-        def off_bounds(
-            w: Tensor, gap_lower: Tensor, gap_upper: Tensor, lower: Tensor, upper: Tensor, has_l: Tensor, has_u: Tensor
-        ) -> tuple[Tensor, Tensor]:
-            return torch.where(has_l, w - lower - gap_lower, 0.0), torch.where(has_u, upper - w - gap_upper, 0.0)
+        def off_bounds(w: Tensor, lower: Tensor, upper: Tensor, gaps: Tensor, has: Tensor) -> tuple[Tensor]:
+            return (torch.stack([w - lower, upper - w]).sub_(gaps).mul_(has),)
 
-        off = elementwise(
-            off_bounds, at.w, at.gap_lower, at.gap_upper, self.lower, self.upper, self.has_lower, self.has_upper
-        )
-        dual = self.cost - at.z_lower
-        dual += at.z_upper
+        (bounds,) = elementwise(off_bounds, at.w, self.lower, self.upper, at.gaps, self.has)
+        dual = self.cost - at.duals[0]
+        dual += at.duals[1]
         dual[:n] -= pullback
         dual[n:] += at.y
-        return Residuals(off[0], off[1], dual, at.w[n:] - activity)
+        return Residuals(bounds, dual, at.w[n:] - activity)
 
     def affine_aims(self, at: Iterate) -> Aims:
         """All products to zero."""
-        lower, upper = elementwise(lambda gl, gu, zl, zu: (-gl * zl, -gu * zu), *at[2:])
-        return Aims(lower, upper)
+        return elementwise(lambda gaps, duals: ((gaps * duals).neg_(),), at.gaps, at.duals)[0]
 
     def correcting_aims(self, affine: Iterate, target: float, *, second_order: bool) -> Aims:
         """What the affine direction leaves to do: all products to the target, less its second-order error if asked."""
+        if not second_order:
+            return target * self.has
 
-        def aim(d_gap: Tensor, d_z: Tensor, has: Tensor) -> tuple[Tensor]:
-            return (torch.where(has, target - d_gap * d_z if second_order else target, 0.0),)
+        def aims(d_gaps: Tensor, d_duals: Tensor, has: Tensor) -> tuple[Tensor]:
+            return (torch.rsub(d_gaps * d_duals, target).mul_(has),)
 
-        (lower,) = elementwise(aim, affine.gap_lower, affine.z_lower, self.has_lower)
-        (upper,) = elementwise(aim, affine.gap_upper, affine.z_upper, self.has_upper)
-        return Aims(lower, upper)
+        return elementwise(aims, affine.gaps, affine.duals, self.has)[0]
 
     def centred_aims(self, at: Iterate, along: Iterate, primal: float, dual: float, target: float) -> Aims:
         """What brings the products after a step back to ``[0.1, 10] target``; large ones only part of the way."""
 
-        def aim(gap: Tensor, z: Tensor, d_gap: Tensor, d_z: Tensor, has: Tensor) -> tuple[Tensor]:
-            products = (gap + primal * d_gap) * (z + dual * d_z)
-            change = (products.clamp(0.1 * target, 10 * target) - products).clamp(min=-10 * target)
-            return (torch.where(has, change, 0.0),)
+        def aims(gaps: Tensor, duals: Tensor, d_gaps: Tensor, d_duals: Tensor, has: Tensor) -> tuple[Tensor]:
+            products = torch.add(gaps, d_gaps, alpha=primal).mul_(torch.add(duals, d_duals, alpha=dual))
+            change = products.clamp(0.1 * target, 10 * target).sub_(products).clamp_(min=-10 * target)
+            return (change.mul_(has),)
 
-        (lower,) = elementwise(aim, at.gap_lower, at.z_lower, along.gap_lower, along.z_lower, self.has_lower)
-        (upper,) = elementwise(aim, at.gap_upper, at.z_upper, along.gap_upper, along.z_upper, self.has_upper)
-        return Aims(lower, upper)
+        return elementwise(aims, at.gaps, at.duals, along.gaps, along.duals, self.has)[0]
 
     def direction(self, at: Iterate, off: Residuals | None, aims: Aims) -> Iterate:
         """Newton's direction that removes the residuals, if there are any, and changes the products by the aims."""
 
-        def right(
-            aim_l: Tensor, aim_u: Tensor, gl: Tensor, gu: Tensor, zl: Tensor, zu: Tensor, movable: Tensor, *off: Tensor
-        ) -> tuple[Tensor]:
-            if off:
-                return (torch.where(movable, (aim_l - zl * off[0]) / gl - (aim_u - zu * off[1]) / gu - off[2], 0.0),)
-            return (torch.where(movable, aim_l / gl - aim_u / gu, 0.0),)
+        def right(aims: Tensor, gaps: Tensor, duals: Tensor, movable: Tensor, *off: Tensor) -> tuple[Tensor]:
+            pair = (torch.addcmul(aims, duals, off[0], value=-1) if off else aims) / gaps
+            total = pair[0].sub_(pair[1])
+            return ((total.sub_(off[1]) if off else total).mul_(movable),)
 
         def pairs(
-            dw: Tensor, aim_l: Tensor, aim_u: Tensor, gl: Tensor, gu: Tensor, zl: Tensor, zu: Tensor, has_l: Tensor,
-            has_u: Tensor, *off: Tensor,
-        ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-            gap_lower = torch.where(has_l, off[0] + dw if off else dw, 0.0)
-            gap_upper = torch.where(has_u, off[1] - dw if off else -dw, 0.0)
-            return gap_lower, gap_upper, (aim_l - zl * gap_lower) / gl, (aim_u - zu * gap_upper) / gu
+            dw: Tensor, aims: Tensor, gaps: Tensor, duals: Tensor, has: Tensor, *off: Tensor
+        ) -> tuple[Tensor, ...]:
+            d_gaps = torch.stack([dw, -dw])
+            d_gaps = (d_gaps.add_(off[0]) if off else d_gaps).mul_(has)
+            return d_gaps, torch.addcmul(aims, duals, d_gaps, value=-1).div_(gaps)
 
-        (f,) = elementwise(right, *aims, *at[2:], self.movable, *(off[:3] if off else ()))
-        dw, dy = self.newton.solve(f, off.rows if off else torch.zeros_like(at.y))
-        found = elementwise(pairs, dw, *aims, *at[2:], self.has_lower, self.has_upper, *(off[:2] if off else ()))
-        return Iterate(dw, dy, *found)
+        (f,) = elementwise(right, aims, at.gaps, at.duals, self.movable, *(off[:2] if off else ()))
+        dw, dy = self.newton.solve(f, off.rows) if off else self.newton.correction(f)
+        return Iterate(dw, dy, *elementwise(pairs, dw, aims, at.gaps, at.duals, self.has, *(off[:1] if off else ())))
 
 
 def step_lengths(at: Iterate, along: Iterate, fraction: float = 1.0) -> tuple[float, float]:
     """How far gaps and duals can go, at most 1: this fraction of the way to where one of them reaches zero."""
-    longest = [_longest_steps(positive, (0.0,), change)[0] for positive, change in zip(at[2:], along[2:], strict=True)]
-    primal, dual = min(longest[:2]), min(longest[2:])
+    (primal,), (dual,) = (_longest_steps(one, (0.0,), change) for one, change in zip(at[2:], along[2:], strict=True))
     return min(1.0, fraction * primal), min(1.0, fraction * dual)
 
 
@@ -185,17 +162,16 @@ def best_shares(
     Reference: Colombo & Gondzio (2008), Further development of multiple centrality correctors for interior point
     methods, Comput. Optim. Appl. 41, 277-305.
     """
-    longest = [_longest_steps(part, shares, *by) for part, *by in zip(at[2:], along[2:], correction[2:], strict=True)]
     found = []
-    for pair in (longest[:2], longest[2:]):
-        steps = [min(1.0, one, other) for one, other in zip(*pair, strict=True)]
+    for part, *by in zip(at[2:], along[2:], correction[2:], strict=True):
+        steps = [min(1.0, step) for step in _longest_steps(part, shares, *by)]
         found.append((shares[steps.index(max(steps))], max(steps)))
     (share_primal, primal), (share_dual, dual) = found
     return (share_primal, share_dual), (primal, dual)
 
 
 def _longest_steps(positive: Tensor, shares: tuple[float, ...], along: Tensor, *correction: Tensor) -> list[float]:
-    """How far each of ``along + share · correction`` leads from a positive vector until an entry reaches zero.
+    """How far each of ``along + share · correction`` leads from positive pairs until an entry reaches zero.
 
     Entries that are zero, and stay so, do not count.
     """
@@ -208,7 +184,7 @@ def _longest_steps(positive: Tensor, shares: tuple[float, ...], along: Tensor, *
         more = correction[0] / positive
         return torch.stack([torch.add(rate, more, alpha=share).min() for share in shares])
 
-    if not len(positive):
+    if not positive.numel():
         return [math.inf] * len(shares)
     rates = reduced(fastest, positive, along, *correction).amin(0).tolist()
     return [-1 / rate if rate < 0 else math.inf for rate in rates]

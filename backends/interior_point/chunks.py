@@ -29,21 +29,24 @@ def chunks(length: int, device: torch.device, sizes: dict[str, int] = ENTRIES) -
 
 
 def elementwise(formula: Callable[..., tuple[Tensor, ...]], *vectors: Tensor) -> tuple[Tensor, ...]:
-    """``formula(*vectors)`` for a formula that treats every entry alike, one chunk after the other."""
-    parts = list(chunks(len(vectors[0]), vectors[0].device))
+    """``formula(*vectors)`` for a formula that treats every entry of the last axis alike, one chunk after the other."""
+    length = vectors[0].shape[-1]
+    parts = list(chunks(length, vectors[0].device))
     if len(parts) <= 1:
         return formula(*vectors)
     results: tuple[Tensor, ...] = ()
     for part in parts:
-        values = formula(*(vector[part] for vector in vectors))
-        results = results or tuple(value.new_empty(len(vectors[0])) for value in values)
+        values = formula(*(vector[..., part] for vector in vectors))
+        results = results or tuple(value.new_empty(*value.shape[:-1], length) for value in values)
         for result, value in zip(results, values, strict=True):
-            result[part] = value
+            result[..., part] = value
     return results
 
 
 def reduced(formula: Callable[..., Tensor], *vectors: Tensor) -> Tensor:
-    """What ``formula`` makes of each chunk, stacked: to be added up, or searched for the extreme one."""
-    parts = chunks(len(vectors[0]), vectors[0].device)
-    values = [formula(*(vector[part] for vector in vectors)) for part in parts]
+    """What ``formula`` makes of each chunk of the last axis, stacked: to be added up, or searched for the extreme."""
+    parts = list(chunks(vectors[0].shape[-1], vectors[0].device))
+    if len(parts) == 1:
+        return formula(*vectors)[None]
+    values = [formula(*(vector[..., part] for vector in vectors)) for part in parts]
     return torch.stack(values) if values else vectors[0].new_zeros(0)

@@ -38,6 +38,8 @@ class Newton:
         self.units: Float64[Tensor, " n+m"] = torch.cat([units.columns, units.rows])
         self.cost_unit = units.cost
         self.row_units: Float64[Tensor, " m"] = units.rows
+        self._proximal = PROXIMAL * self.cost_unit / self.units.square()
+        self._accurate = False
         self._refined, self._poor = (max(share * rtol, FLOOR) for share in (REFINED, POOR))
 
     def products(
@@ -46,28 +48,36 @@ class Newton:
         """``(A x, Aᵀ y)``."""
         return self._system.products(x, y)
 
-    def factorize(self, inverse_theta: Float64[Tensor, " n+m"], movable: Tensor) -> None:
-        """Prepare `solve`; what is not ``movable`` keeps dw = 0.
+    def factorize(self, inverse_theta: Float64[Tensor, " n+m"], movable: Float64[Tensor, " n+m"]) -> None:
+        """Prepare `solve`; what is not ``movable``, a factor 0.0 or 1.0, keeps dw = 0.
 
         Raises:
             torch.linalg.LinAlgError: if even the regularised system is singular.
         """
 
-        def theta(inverse: Tensor, movable: Tensor, units: Tensor) -> tuple[Tensor]:
-            return (torch.where(movable, 1 / (inverse + PROXIMAL * self.cost_unit / units.square()), 0.0),)
+        def theta(inverse: Tensor, proximal: Tensor, movable: Tensor) -> tuple[Tensor]:
+            return (torch.add(inverse, proximal).reciprocal_().mul_(movable),)
 
         self._inverse_theta, self._movable = inverse_theta, movable
-        (self._theta,) = elementwise(theta, inverse_theta, movable, self.units)
+        (self._theta,) = elementwise(theta, inverse_theta, self._proximal, movable)
         self._factorize_system()
 
     def solve(self, f: Float64[Tensor, " n+m"], g: Float64[Tensor, " m"]) -> tuple[Tensor, Tensor]:
-        """``(dw, dy)``, refined on the equations without regularisation."""
+        """``(dw, dy)``, refined on the equations without regularisation; f is zero where w cannot move."""
         size = self._size(f, g)
         dw, dy, residual = self._refine(f, g, size)
         if residual > self._poor * size and self._system.strengthen():
             self._factorize_system()
             dw, dy, _ = self._refine(f, g, size)
         return dw, dy
+
+    def correction(self, f: Float64[Tensor, " n+m"]) -> tuple[Tensor, Tensor]:
+        """`solve` for g = 0 as it comes, if the last `solve` had nothing to refine.
+
+        An error in a correction costs nothing but a part of its use: the next direction starts from true residuals.
+        """
+        g = torch.zeros_like(self.row_units)
+        return self._solve_once(f, g) if self._accurate else self.solve(f, g)
 
     def _factorize_system(self) -> None:
         n, proximal = self._num_columns, self._system.proximal
@@ -83,9 +93,10 @@ class Newton:
     def _refine(self, f: Tensor, g: Tensor, size: float) -> tuple[Tensor, Tensor, float]:
         dw, dy = self._solve_once(f, g)
         best = (dw, dy, math.inf)
-        for _ in range(MAX_REFINEMENTS + 1):
+        for attempt in range(MAX_REFINEMENTS + 1):
             left_f, left_g = self._left_over(f, g, dw, dy)
             residual = self._size(left_f, left_g)
+            self._accurate = attempt == 0 and residual <= self._refined * size
             if not residual < best[2]:
                 return best
             stalls, best = residual > best[2] / 2, (dw, dy, residual)
@@ -99,7 +110,7 @@ class Newton:
         """``(f − Θ⁻¹ dw + Bᵀ dy, g − B dw)``."""
 
         def left_f(f: Tensor, inverse_theta: Tensor, dw: Tensor, pulled: Tensor, movable: Tensor) -> tuple[Tensor]:
-            return (torch.where(movable, f - inverse_theta * dw + pulled, 0.0),)
+            return (torch.addcmul(f, inverse_theta, dw, value=-1).add_(pulled).mul_(movable),)
 
         n = self._num_columns
         activity, pullback = self._system.products(dw[:n], dy)
@@ -113,10 +124,10 @@ class Newton:
         """The slacks are eliminated: ``ds = Θ_s (f_s − dy)``."""
         n = self._num_columns
         theta_rows, f_rows = self._theta[n:], f[n:]
-        dx, dy = self._system.solve(f[:n], g + theta_rows * f_rows)
-        return torch.cat([dx, theta_rows * (f_rows - dy)]), dy
+        dx, dy = self._system.solve(f[:n], torch.addcmul(g, theta_rows, f_rows))
+        return torch.cat([dx, (f_rows - dy).mul_(theta_rows)]), dy
 
     def _size(self, f: Tensor, g: Tensor) -> float:
-        of_f = reduced(lambda f, units, movable: (f * units * movable).norm(), f, self.units, self._movable)
-        of_g = reduced(lambda g, units: (g / units).norm(), g, self.row_units)
-        return float(of_f.norm() / self.cost_unit + of_g.norm())
+        of_f = reduced(lambda f, units: (f * units).square_().sum(), f, self.units).sum().sqrt()
+        of_g = reduced(lambda g, units: (g / units).square_().sum(), g, self.row_units).sum().sqrt()
+        return float(of_f / self.cost_unit + of_g)

@@ -23,10 +23,10 @@ STEP_FRACTION = 0.995
 """Of the way to the nearest bound."""
 SHORT = 0.1
 """Affine steps shorter than this say nothing about the second-order error of a long one."""
-NUM_SHARES, SMALLEST_SHARE = 5, 0.1
+NUM_SHARES, SMALLEST_SHARE = 3, 0.1
 """How many shares of a corrector are tried, and the smallest of them."""
 MAX_CENTRALITY_CORRECTORS = 2
-LENGTHEN = 0.3
+LENGTHEN = 0.5
 """What a centrality corrector tries to add to the steps, of which it must reach the share `WORTHWHILE`."""
 WORTHWHILE = 0.1
 CHECK_RAYS_EVERY = 5

@@ -18,59 +18,50 @@ def starting_point(barrier: Barrier) -> Iterate:
     """Mehrotra's: least-squares primal and dual points, then gaps and duals shifted until they are well positive.
 
     The primal point is the one of ``B w = 0`` nearest to that point of the box which is nearest to zero; distances are
-    in units. Gaps are never wider than the box.
+    in units. If that is the point itself, as zero is for a direction LP, y starts at zero instead: no worse there, and
+    a factorisation less. Gaps are never wider than the box.
 
     Reference: Mehrotra (1992), section 7.
     """
-    newton, movable = barrier.newton, barrier.movable
-    lower, upper, has_lower, has_upper = barrier.lower, barrier.upper, barrier.has_lower, barrier.has_upper
-    newton.factorize(newton.cost_unit / newton.units.square(), movable)
+    newton, movable, has = barrier.newton, barrier.movable, barrier.has
+    lower, upper, (has_lower, has_upper) = barrier.lower, barrier.upper, has > 0
     zero = torch.zeros_like(barrier.cost)
     w = torch.where(has_lower, lower.clamp(min=0), zero)
     w = torch.where(has_upper, torch.minimum(w, upper), w)
-    w = torch.where(movable, w, (lower + upper) / 2)
-    n = len(w) - len(newton.row_units)
-    activity = newton.products(w[:n], newton.row_units)[0]
-    w = w + newton.solve(zero, w[n:] - activity)[0]
-    y = newton.solve(-barrier.cost, torch.zeros_like(newton.row_units))[1]
+    w = torch.where(movable > 0, w, (lower + upper) / 2)
+    n, y = len(w) - len(newton.row_units), torch.zeros_like(newton.row_units)
+    off_rows = w[n:] - newton.products(w[:n], y)[0]
+    if off_rows.any():
+        newton.factorize(newton.cost_unit / newton.units.square(), movable)
+        w = w + newton.solve(zero, off_rows)[0]
+        y = newton.solve(-barrier.cost * movable, y)[1]
     z = barrier.cost - torch.cat([newton.products(w[:n], y)[1], -y])
-    z = torch.where(movable, z, 0.0) * newton.units / newton.cost_unit
-    both = has_lower & has_upper
-    gaps = (w - lower) / newton.units, (upper - w) / newton.units
-    duals = torch.where(both, z.clamp(min=0), z), torch.where(both, -z.clamp(max=0), -z)
-    masks = has_lower, has_upper
-    width = torch.where(both, upper - lower, math.inf)
-    shift_gaps, shift_duals = _shifts(gaps, duals, masks)
-    found_gaps, found_duals = [], []
-    for gap, dual, mask in zip(gaps, duals, masks, strict=True):
-        found_gaps.append(torch.where(mask, torch.minimum((gap + shift_gaps) * newton.units, width), 1.0))
-        found_duals.append(torch.where(mask, (dual + shift_duals) * newton.cost_unit / newton.units, 0.0))
-    return Iterate(w, y, *found_gaps, *found_duals)
+    z = movable * z * newton.units / newton.cost_unit
+    gaps = torch.stack([w - lower, upper - w]) / newton.units
+    duals = torch.where(has_lower & has_upper, torch.stack([z, -z]).clamp_(min=0), torch.stack([z, -z]))
+    shift_gaps, shift_duals = _shifts(gaps, duals, has)
+    gaps = torch.minimum((gaps + shift_gaps) * newton.units, _width(barrier))
+    duals = (duals + shift_duals) * newton.cost_unit / newton.units
+    return Iterate(w, y, torch.where(has > 0, gaps, 1.0), has * duals)
 
 
-def _shifts(
-    gaps: tuple[Tensor, Tensor], duals: tuple[Tensor, Tensor], masks: tuple[Tensor, Tensor]
-) -> tuple[float, float]:
+def _width(barrier: Barrier) -> Tensor:
+    """Of the box; infinite where a bound is missing."""
+    return torch.where(barrier.has.prod(0) > 0, barrier.upper - barrier.lower, math.inf)
+
+
+def _shifts(gaps: Tensor, duals: Tensor, has: Tensor) -> tuple[float, float]:
     """Out of the negative first; then by half the mean of the other's weights."""
-    count = sum(int(mask.sum()) for mask in masks)
-    if not count:
+    if not has.any():
         return 0.0, 0.0
-    by = [max(-1.5 * _smallest(values, masks), 0.0) for values in (gaps, duals)]
-    product = sum_gaps = sum_duals = 0.0
-    for gap, dual, mask in zip(gaps, duals, masks, strict=True):
-        gap, dual = torch.where(mask, gap + by[0], 0.0), torch.where(mask, dual + by[1], 0.0)
-        product, sum_gaps, sum_duals = (
-            product + float(gap @ dual),
-            sum_gaps + float(gap.sum()),
-            sum_duals + float(dual.sum()),
-        )
+    by_gaps, by_duals = (
+        max(-1.5 * float(torch.where(has > 0, values, math.inf).min()), 0.0) for values in (gaps, duals)
+    )
+    gaps, duals = (gaps + by_gaps) * has, (duals + by_duals) * has
+    product = float((gaps * duals).sum())
     if product <= 0:
-        return by[0] + 1, by[1] + 1
-    return by[0] + 0.5 * product / sum_duals, by[1] + 0.5 * product / sum_gaps
-
-
-def _smallest(values: tuple[Tensor, Tensor], masks: tuple[Tensor, Tensor]) -> float:
-    return min(float(torch.where(mask, value, math.inf).min()) for value, mask in zip(values, masks, strict=True))
+        return by_gaps + 1, by_duals + 1
+    return by_gaps + 0.5 * product / float(duals.sum()), by_duals + 0.5 * product / float(gaps.sum())
 
 
 def warm_point(barrier: Barrier, start: LPStart) -> Iterate:
@@ -81,16 +72,13 @@ def warm_point(barrier: Barrier, start: LPStart) -> Iterate:
 
     Reference: Yildirim & Wright (2002), Warm-start strategies in interior-point methods, SIAM J. Optim. 12(3).
     """
-    newton, movable = barrier.newton, barrier.movable
-    lower, upper, has_lower, has_upper = barrier.lower, barrier.upper, barrier.has_lower, barrier.has_upper
+    newton, has = barrier.newton, barrier.has
+    lower, upper, width = barrier.lower, barrier.upper, _width(barrier)
     activity, pullback = newton.products(start.x, start.y)
-    w = torch.where(movable, torch.cat([start.x, activity]), (lower + upper) / 2)
-    reduced_cost = torch.where(movable, barrier.cost - torch.cat([pullback, -start.y]), 0.0)
-    width = torch.where(has_lower & has_upper, upper - lower, math.inf)
+    w = torch.where(barrier.movable > 0, torch.cat([start.x, activity]), (lower + upper) / 2)
+    reduced_cost = barrier.movable * (barrier.cost - torch.cat([pullback, -start.y]))
     smallest_gap, smallest_dual = WARM * newton.units, WARM * newton.cost_unit / newton.units
-    smallest_gap = torch.minimum(smallest_gap, width / 4)
-    gaps = [torch.minimum(torch.maximum(gap, smallest_gap), width) for gap in (w - lower, upper - w)]
-    duals = [part.clamp(min=0) + smallest_dual for part in (reduced_cost, -reduced_cost)]
-    gaps = [torch.where(mask, gap, 1.0) for mask, gap in zip((has_lower, has_upper), gaps, strict=True)]
-    duals = [torch.where(mask, dual, 0.0) for mask, dual in zip((has_lower, has_upper), duals, strict=True)]
-    return Iterate(w, start.y.clone(), *gaps, *duals)
+    gaps = torch.stack([w - lower, upper - w])
+    gaps = torch.minimum(torch.maximum(gaps, torch.minimum(smallest_gap, width / 4)), width)
+    duals = torch.stack([reduced_cost, -reduced_cost]).clamp_(min=0) + smallest_dual
+    return Iterate(w, start.y.clone(), torch.where(has > 0, gaps, 1.0), has * duals)

@@ -190,16 +190,17 @@ class StructuredSystem(NewtonSystem):
     def _grams(self) -> tuple[Tensor, Tensor, Tensor]:
         """``Vᵀ diag(first) V``, ``Vᵀ diag(mixed) [V J]`` and ``[V J]ᵀ diag(second) [V J]``, added up by chunks.
 
-        One product ``[V J]ᵀ [second [V J]  mixed [V J]  first V]`` a chunk, whose factors stay in the cache.
+        One product ``[V J]ᵀ [second [V J]  mixed V  first V]`` a chunk, whose factors stay in the cache.
         """
         k, both = self.rank, self.rank + self.num_hyper
-        together = self.V.new_zeros(both, 2 * both + k)
+        together = self.V.new_zeros(both, both + 2 * k)
         for part in chunks(len(self.D), self.D.device, GRAM_ROWS):
-            VJ = torch.cat([self.V[part], self.J.dense_rows(part)], dim=1)  # noqa: N806
+            V = self.V[part]  # noqa: N806
+            VJ = torch.cat([V, self.J.dense_rows(part)], dim=1)  # noqa: N806
             first, mixed, second = (entries[part, None] for entries in self._inverse)
-            together.addmm_(VJ.T, torch.cat([second * VJ, mixed * VJ, first * VJ[:, :k]], dim=1))
-        by_second, by_mixed, by_first = together.split([both, both, k], dim=1)
-        return by_first[:k], by_mixed[:k], by_second
+            together.addmm_(VJ.T, torch.cat([second * VJ, mixed * V, first * V], dim=1))
+        by_second, by_mixed, by_first = together.split([both, k, k], dim=1)
+        return by_first[:k], by_mixed.T, by_second
 
     def _spread(self, vector: Tensor, fill: float) -> Float64[Tensor, " n"]:
         """From the kept rows to all rows."""
@@ -215,7 +216,7 @@ class StructuredSystem(NewtonSystem):
 def _invert_blocks(D: Tensor, theta: Tensor, theta_rows: Tensor, has_row: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: N803
     """Entries of the inverses of the blocks; Θ itself where a weight has no row."""
     E = D.square() * theta + theta_rows  # noqa: N806
-    return torch.where(has_row > 0, theta_rows * theta / E, theta), has_row * D * theta / E, has_row / E
+    return torch.lerp(E, theta_rows, has_row) * theta / E, has_row * D * theta / E, has_row / E
 
 
 def _factors(hessian: LinearOperator) -> tuple[Tensor, Tensor, Tensor]:
