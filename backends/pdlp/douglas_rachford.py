@@ -36,7 +36,7 @@ from lift_core.lp import BackendAnswer, LPStart, LPStatus
 SAFETY = 0.9
 """Share of ``rtol`` for residuals; gap and leak together get half of that, so that the objective is within ``rtol``."""
 STALL_ITERATIONS = 5_000
-STEP = 0.05
+STEP = 0.1
 """First proximal step of polishing, in steps of the splitting."""
 FIRST_POLISH = 80
 """Iterations before polishing is first tried where curvature is factored, times the number of programs in the batch:

@@ -37,8 +37,8 @@ MOST_ROWS = 2_000
 """Newton's matrix is dense and has a row for every row of A."""
 PATIENCE = 2.0
 """Growth of the number of iterations from one attempt to the next."""
-FIRST_STEP, LONGER = 10.0, 4.0
-"""Length of the first proximal step, in steps of the first-order method, and its growth while they are easy."""
+FIRST_STEP = 10.0
+"""Length of the first proximal step, in steps of the first-order method."""
 STEPS_PER_POINT, EASY = 30, 6
 """Newton steps after which a proximal point is given up, and up to which it was an easy one."""
 FAILURES = 3
@@ -53,10 +53,11 @@ class Equations(ABC):
     Attributes:
         cost: of a Newton step, in iterations of the first-order method.
         fewest_steps: that an attempt may take, however early it comes.
+        growth: of proximal steps while they are easy.
     """
 
-    def __init__(self, A: LinearOperator, *, cost: float, fewest_steps: int) -> None:  # noqa: N803
-        self.A, self.cost, self.fewest_steps = A, cost, fewest_steps
+    def __init__(self, A: LinearOperator, *, cost: float, fewest_steps: int, growth: float) -> None:  # noqa: N803
+        self.A, self.cost, self.fewest_steps, self.growth = A, cost, fewest_steps, growth
 
     @abstractmethod
     def solve(
@@ -69,7 +70,7 @@ class EntryEquations(Equations):
     """By one Cholesky factorisation of a dense matrix with a row for every row of A, and one step of refinement."""
 
     def __init__(self, matrix: Dense | Sparse) -> None:
-        super().__init__(matrix, cost=10 + (matrix.shape[0] / 50) ** 2, fewest_steps=100)
+        super().__init__(matrix, cost=10 + (matrix.shape[0] / 50) ** 2, fewest_steps=100, growth=4.0)
         self._matrix = matrix
 
     def solve(self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Tensor) -> Tensor | None:
@@ -86,7 +87,7 @@ class FactoredEquations(Equations):
     """In O(n (2k + p)^2) with `StructuredSystem`, which the interior-point method solves its equations with."""
 
     def __init__(self, program: LinearProgram, A: DirectionMatrix) -> None:  # noqa: N803
-        super().__init__(A, cost=10, fewest_steps=220)
+        super().__init__(A, cost=10, fewest_steps=300, growth=2.0)
         self._program, self._matrix = program, A
 
     @cached_property
@@ -142,7 +143,8 @@ class Polish:
         """Take proximal steps until ``judge`` finds a pair below ``goal`` or they bring nothing any more."""
         self._next = int(PATIENCE * iterations)
         best, length = Polished(x, y, math.inf), FIRST_STEP * step
-        allowed, failures, longest = self._affordable(iterations), 0, math.inf
+        allowed, growth = self._affordable(iterations), self._equations.growth
+        failures, longest = 0, math.inf
         s = self._equations.A.matvec(x).clamp(program.row_lower, program.row_upper)
         while allowed > 0 and failures < FAILURES and time.monotonic() < deadline:
             point = ProximalPoint(program, self._equations, x, s, y, tau=length / weight, sigma=length * weight)
@@ -152,16 +154,16 @@ class Polish:
             candidate = candidate._replace(residual=judge(candidate.x, candidate.y))
             better = candidate.residual < best.residual
             if not (found.converged or better):
-                failures, longest, length = failures + 1, length / 2, length / (2 * LONGER)
+                failures, longest, length = failures + 1, length / 2, length / (2 * growth)
                 continue
             x, s, y, best = found.x, found.s, found.y, candidate if better else best
             failures = 0 if better else failures
             if best.residual <= goal:
                 break
             if not found.converged:
-                length /= LONGER
+                length /= growth
             elif found.steps <= EASY:
-                length = min(LONGER * length, longest)
+                length = min(growth * length, longest)
         return best
 
     def _affordable(self, iterations: int) -> int:
