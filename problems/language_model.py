@@ -12,31 +12,26 @@ from pathlib import Path
 from typing import Any, ClassVar, cast, get_args
 
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor, nn
-from torch.func import functional_call
-from transformers import GPT2LMHeadModel
 
 from lift_core.operators import MatrixFree
 from lift_core.problem import BilevelProblem, Point, Split
 from lift_core.regularizers import Strength
 from problems.causal_lm import (
-    GPT2Tail,
     Grouping,
     SelectBy,
-    WholeModel,
     choose_parameters,
-    first_tuned_block,
     group_name,
     load_model,
     load_tokenizer,
     selection_label,
 )
-from problems.head_loss import head_curvature, head_loss
-from problems.parameter_oracles import BatchMean, Layout, Parameters, gauss_newton, hessian, mean_gradient, shares
+from problems.parameter_oracles import BatchMean, Layout, gauss_newton, hessian, mean_gradient, shares
 from problems.penalty import Penalty, build_regularizer, hyper_range
 from problems.text import TextDataset, four_splits, load_texts
 from problems.token_batches import TokenBatch, TokenBatches, token_blocks
+from problems.token_loss import TokenLoss
 
 
 @dataclass(frozen=True)
@@ -71,7 +66,7 @@ class LanguageModel(BilevelProblem):
     vocabulary; other architectures run whole.
 
     >>> from tokenizers import Tokenizer, models, pre_tokenizers
-    >>> from transformers import GPT2Config, PreTrainedTokenizerFast
+    >>> from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
     >>> words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2}, unk_token="c"))
     >>> words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     >>> problem = LanguageModel(
@@ -174,14 +169,7 @@ class LanguageModel(BilevelProblem):
         shapes = {name: value.shape for name, value in zip(self.parameter_names, values, strict=True)}
         self._layout = Layout(self.groups, shapes, dtype)
         self._start = torch.cat([value.detach().flatten().double() for value in values])
-        if isinstance(self.model, GPT2LMHeadModel) and not self.model.config.add_cross_attention:
-            self._tail: GPT2Tail | WholeModel = GPT2Tail(
-                self.model, first_tuned_block(self.model, self.parameter_names)
-            )
-            tuned = {id(value) for value in values}
-            self._head = None if id(self.model.lm_head.weight) in tuned else self.model.lm_head.weight
-        else:
-            self._tail, self._head = WholeModel(self.model), None
+        self._loss = TokenLoss(self.model, self.parameter_names)
         self._regularize()
         self._batches: dict[Split, TokenBatches] = {}
 
@@ -223,7 +211,7 @@ class LanguageModel(BilevelProblem):
                 split=split,
             )
             self._batches[split] = TokenBatches(
-                self._in_vocabulary(ids), self.batch_blocks, self._below, keep=self.keep_inputs
+                self._in_vocabulary(ids), self.batch_blocks, self._loss.below, keep=self.keep_inputs
             )
         return self._batches[split]
 
@@ -240,11 +228,11 @@ class LanguageModel(BilevelProblem):
 
     def outputs(self, weights: Tensor, batch: TokenBatch) -> Tensor:
         """Logits, (blocks, block_length - 1, vocabulary), in float32 or better."""
-        return self._logits(self.named_weights(weights), batch)
+        return self._loss.logits(self.named_weights(weights), batch)
 
     def output_loss(self, hyper: Tensor, outputs: Tensor, batch: TokenBatch) -> Float64[Tensor, ""]:
         """Mean cross-entropy of the predicted tokens from their logits."""
-        return self._logit_loss(outputs, batch)
+        return self._loss.of_logits(outputs, batch)
 
     def metric(self, loss: float) -> float:
         """Perplexity."""
@@ -286,8 +274,7 @@ class LanguageModel(BilevelProblem):
 
     def training_gauss_newton(self, point: Point, batches: Sequence[TokenBatch] | None = None) -> MatrixFree:
         mean = self._batch_mean(self.batches("train") if batches is None else batches)
-        outputs, curvature = (self._logits, self._curved_logits) if self._head is None else (self._hidden, self._curved)
-        return gauss_newton(self._layout, point.weights, outputs, curvature, mean, keep_bytes=self.keep_graphs)
+        return gauss_newton(self._layout, point.weights, *self._loss.convex_part(), mean, keep_bytes=self.keep_graphs)
 
     def sampled(self, point: Point, batch: TokenBatch, generator: torch.Generator) -> TokenBatch:
         """The batch with every predicted token drawn from the model, its inputs being the text's own."""
@@ -295,7 +282,7 @@ class LanguageModel(BilevelProblem):
         drawn: list[Tensor] = []
         for one in batch.examples():  # the logits of one block at a time
             with torch.no_grad():
-                probabilities = self._logits(named, one)[0].softmax(-1).cpu()
+                probabilities = self._loss.logits(named, one)[0].softmax(-1).cpu()
             drawn.append(torch.multinomial(probabilities, 1, generator=generator)[:, 0])
         return replace(batch, drawn=torch.stack(drawn).to(batch.ids.device))
 
@@ -310,47 +297,11 @@ class LanguageModel(BilevelProblem):
             self._layout.add(row, torch.autograd.grad(self._loss(leaves, one), list(leaves.values())), 1.0)
         return rows, [self.batch_size(one) for one in examples]
 
-    # -- how it is computed -------------------------------------------------------------------------------------
-
-    def _run(self, named: Parameters, batch: TokenBatch, **options: bool) -> Tensor:
-        inside = {f"model.{name}": value for name, value in named.items()}
-        return functional_call(self._tail, inside, (batch.inputs,), options)
-
-    def _loss(self, named: Parameters, batch: TokenBatch) -> Tensor:
-        if self._head is None:
-            return self._logit_loss(self._logits(named, batch), batch)
-        return head_loss(self._hidden(named, batch), self._head, batch.targets).double().mean()
-
-    def _hidden(self, named: Parameters, batch: TokenBatch) -> Float[Tensor, "tokens width"]:
-        """What enters a frozen head."""
-        return self._run(named, batch, head=False).flatten(0, 1)
-
-    def _logits(self, named: Parameters, batch: TokenBatch) -> Tensor:
-        logits = self._run(named, batch)
-        return logits if logits.dtype == torch.float64 else logits.float()
-
-    def _logit_loss(self, logits: Tensor, batch: TokenBatch) -> Tensor:
-        picked = logits.gather(-1, batch.targets[..., None])[..., 0]
-        return (logits.logsumexp(-1) - picked).double().mean()
-
-    def _curved(self, hidden: Tensor, direction: Tensor, batch: TokenBatch) -> Tensor:
-        assert self._head is not None  # chosen by training_gauss_newton
-        return head_curvature(hidden, self._head, direction) / self.batch_size(batch)
-
-    def _curved_logits(self, logits: Tensor, direction: Tensor, batch: TokenBatch) -> Tensor:
-        probabilities = logits.softmax(-1)
-        curved = probabilities * direction
-        return (curved - probabilities * curved.sum(-1, keepdim=True)) / self.batch_size(batch)
-
     def _gradient(self, point: Point, batches: Sequence[TokenBatch]) -> Tensor:
         return mean_gradient(self._layout, point.weights, self._loss, self._batch_mean(batches))
 
     def _batch_mean(self, batches: Sequence[TokenBatch]) -> BatchMean:
         return BatchMean(batches, shares([self.batch_size(batch) for batch in batches]))
-
-    def _below(self, ids: Int64[Tensor, "blocks length"]) -> Tensor:
-        with torch.no_grad():
-            return self._tail.below(ids)
 
     def _in_vocabulary(self, ids: Int64[Tensor, "blocks length"]) -> Int64[Tensor, "blocks length"]:
         size = cast(Any, self.model).config.vocab_size
