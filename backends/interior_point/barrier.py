@@ -40,7 +40,7 @@ class Iterate(NamedTuple):
             at.add_(change, alpha=length)
 
     def is_finite(self) -> bool:
-        return all(not part.numel() or math.isfinite(float(part.abs().max())) for part in self)
+        return all(math.isfinite(float(part.sum())) for part in self)
 
 
 class Residuals(NamedTuple):
@@ -129,7 +129,10 @@ class Barrier:
         return elementwise(aims, at.gaps, at.duals, along.gaps, along.duals, self.has)[0]
 
     def direction(self, at: Iterate, off: Residuals | None, aims: Aims) -> Iterate:
-        """Newton's direction that removes the residuals, if there are any, and changes the products by the aims."""
+        """Newton's direction that removes the residuals and changes the products by the aims.
+
+        Without residuals it is a correction of a direction that removes them, and may go unchecked.
+        """
 
         def right(aims: Tensor, gaps: Tensor, duals: Tensor, movable: Tensor, *off: Tensor) -> tuple[Tensor]:
             pair = (torch.addcmul(aims, duals, off[0], value=-1) if off else aims) / gaps

@@ -27,6 +27,7 @@ REFINED, POOR = 1e-3, 1e-2
 """Relative residuals of Newton's equations, as shares of ``rtol``: what refinement aims at, and above which a more
 accurate factorisation is asked for."""
 FLOOR = 1e-11
+TINY = torch.finfo(torch.float64).tiny
 
 
 class Newton:
@@ -56,9 +57,9 @@ class Newton:
         """
 
         def theta(inverse: Tensor, proximal: Tensor, movable: Tensor) -> tuple[Tensor]:
-            return (torch.add(inverse, proximal).reciprocal_().mul_(movable),)
+            return (torch.add(inverse, proximal).clamp_(min=TINY).reciprocal_().mul_(movable),)
 
-        self._inverse_theta, self._movable = inverse_theta, movable
+        self._inverse_theta, self._movable, self._accurate = inverse_theta, movable, False
         (self._theta,) = elementwise(theta, inverse_theta, self._proximal, movable)
         self._factorize_system()
 
@@ -72,12 +73,16 @@ class Newton:
         return dw, dy
 
     def correction(self, f: Float64[Tensor, " n+m"]) -> tuple[Tensor, Tensor]:
-        """`solve` for g = 0 as it comes, if the last `solve` had nothing to refine.
+        """`solve` for g = 0, unchecked if the last `solve` with this factorisation had nothing to refine.
 
         An error in a correction costs nothing but a part of its use: the next direction starts from true residuals.
         """
         g = torch.zeros_like(self.row_units)
-        return self._solve_once(f, g) if self._accurate else self.solve(f, g)
+        if self._accurate:
+            return self._solve_once(f, g)
+        found = self.solve(f, g)
+        self._accurate = False  # what a correction says of the factorisation does not count
+        return found
 
     def _factorize_system(self) -> None:
         n, proximal = self._num_columns, self._system.proximal

@@ -130,7 +130,8 @@ def _search_direction(barrier: Barrier, at: Iterate, products: tuple[Tensor, Ten
     along = barrier.direction(at, barrier.residuals(at, *products), barrier.affine_aims(at))
     primal, dual = step_lengths(at, along)
     mu = barrier.mean_product(at)
-    target = mu * (barrier.mean_product_after(at, along, primal, dual) / mu) ** 3 if mu > 0 else 0.0
+    ratio = barrier.mean_product_after(at, along, primal, dual) / mu if mu > 0 else 0.0
+    target = mu * ratio * ratio * ratio
     long = min(primal, dual) >= SHORT
     corrector = barrier.direction(at, None, barrier.correcting_aims(along, target, second_order=long))
     allowed = _shares(max(primal * dual, SMALLEST_SHARE)) if long else (1.0,)

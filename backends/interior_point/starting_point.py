@@ -18,8 +18,8 @@ def starting_point(barrier: Barrier) -> Iterate:
     """Mehrotra's: least-squares primal and dual points, then gaps and duals shifted until they are well positive.
 
     The primal point is the one of ``B w = 0`` nearest to that point of the box which is nearest to zero; distances are
-    in units. If that is the point itself, as zero is for a direction LP, y starts at zero instead: no worse there, and
-    a factorisation less. Gaps are never wider than the box.
+    in units. If that is the point itself and no row is an equality, as in a direction LP with slack, y starts at zero
+    instead: about as good there, and a factorisation less. Gaps are never wider than the box.
 
     Reference: Mehrotra (1992), section 7.
     """
@@ -31,10 +31,10 @@ def starting_point(barrier: Barrier) -> Iterate:
     w = torch.where(movable > 0, w, (lower + upper) / 2)
     n, y = len(w) - len(newton.row_units), torch.zeros_like(newton.row_units)
     off_rows = w[n:] - newton.products(w[:n], y)[0]
-    if off_rows.any():
+    if off_rows.any() or not movable[n:].all():
         newton.factorize(newton.cost_unit / newton.units.square(), movable)
         w = w + newton.solve(zero, off_rows)[0]
-        y = newton.solve(-barrier.cost * movable, y)[1]
+        y = newton.solve(-barrier.cost * movable, torch.zeros_like(y))[1]
     z = barrier.cost - torch.cat([newton.products(w[:n], y)[1], -y])
     z = movable * z * newton.units / newton.cost_unit
     gaps = torch.stack([w - lower, upper - w]) / newton.units
@@ -59,7 +59,7 @@ def _shifts(gaps: Tensor, duals: Tensor, has: Tensor) -> tuple[float, float]:
     )
     gaps, duals = (gaps + by_gaps) * has, (duals + by_duals) * has
     product = float((gaps * duals).sum())
-    if product <= 0:
+    if not 0 < product < math.inf:
         return by_gaps + 1, by_duals + 1
     return by_gaps + 0.5 * product / float(duals.sum()), by_duals + 0.5 * product / float(gaps.sum())
 

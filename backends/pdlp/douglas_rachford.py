@@ -37,7 +37,7 @@ SAFETY = 0.9
 """Share of ``rtol`` for residuals; gap and leak together get half of that, so that the objective is within ``rtol``."""
 STALL_ITERATIONS = 5_000
 STEP = 0.1
-"""First proximal step of polishing, in steps of the splitting."""
+"""What polishing measures its proximal steps in, in steps of the splitting."""
 FIRST_POLISH = 80
 """Iterations before polishing is first tried where curvature is factored, times the number of programs in the batch:
 programs share their iterations but not their Newton steps, of which later attempts need fewer."""

@@ -53,7 +53,7 @@ class Equations(ABC):
     Attributes:
         cost: of a Newton step, in iterations of the first-order method.
         fewest_steps: that an attempt may take, however early it comes.
-        growth: of proximal steps while they are easy.
+        growth: factor by which proximal steps grow while they are easy, and shrink when they are not.
     """
 
     def __init__(self, A: LinearOperator, *, cost: float, fewest_steps: int, growth: float) -> None:  # noqa: N803
