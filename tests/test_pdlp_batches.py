@@ -12,10 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from backends import HiGHS
+from backends import HiGHS, InteriorPoint
 from backends.pdlp import PDLP
 from backends.pdlp.iteration import Check
-from backends.pdlp.polish import EntryEquations, Equations, FactoredEquations, ProximalPoint, normal_matrix
+from backends.pdlp.polish import (
+    EntryEquations,
+    Equations,
+    FactoredEquations,
+    ProximalPoint,
+    equations_of_factors,
+    normal_matrix,
+)
 from lift_core.lp import LinearProgram, LPStart, LPStatus, solve_lp, solve_lps
 from lift_core.operators import Dense, MatrixFree, Sparse
 from lift_core.testing import known_lp
@@ -116,6 +123,17 @@ def test_a_proximal_point_solves_its_equation(factored: bool) -> None:
     torch.testing.assert_close(found.s, (s - 0.3 * found.y).clamp(lp.row_lower, lp.row_upper))
     off = lp.A.matvec(found.x) - found.s + (found.y - y) / 0.2
     assert float(off.norm()) <= 1e-2 * float((found.y - y).norm()) / 0.2
+
+
+def test_a_point_that_rounding_keeps_from_moving_counts_as_solved() -> None:
+    lp = factored_direction_lp(300, slack=1e-4)
+    at = solve_lp(lp, InteriorPoint(rtol=1e-10))
+    slacks, equations = lp.A.matvec(at.x), equations_of_factors(lp)
+    assert equations is not None
+    found = ProximalPoint(lp, equations, at.x, slacks, at.y, tau=1e2, sigma=1e2).solve(50)
+    assert found.converged
+    assert found.useful < found.steps < 50
+    torch.testing.assert_close(found.x, at.x, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("sparse", [False, True])

@@ -40,10 +40,13 @@ PATIENCE = 2.0
 FIRST_STEP = 10.0
 """Length of the first proximal step, in steps of the first-order method."""
 STEPS_PER_POINT, EASY = 30, 6
-"""Newton steps after which a proximal point is given up, and up to which it was an easy one."""
-FAILURES = 3
-STALLED, SMALL = 6, 1e-6
-"""Newton steps without a halving after which rounding is taken to have won, once the equation is that nearly solved."""
+"""Newton steps after which a proximal point is given up, and useful ones up to which it was an easy one."""
+FAILURES, FORGIVEN = 3, 1.5
+"""Proximal points given up in a row that end an attempt; what an easy one adds to the longest step after a failure."""
+STALLED, SMALL = 2, 1e-6
+"""Newton steps without a halving after which the equation counts as solved, once it nearly is: rounding has won."""
+HOPELESS = 21
+"""Newton steps without a halving after which the point is given up."""
 HALVINGS = 15
 
 
@@ -154,7 +157,7 @@ class Polish:
             candidate = candidate._replace(residual=judge(candidate.x, candidate.y))
             better = candidate.residual < best.residual
             if not (found.converged or better):
-                failures, longest, length = failures + 1, length / 2, length / (2 * growth)
+                failures, longest, length = failures + 1, length / 2, length / growth
                 continue
             x, s, y, best = found.x, found.s, found.y, candidate if better else best
             failures = 0 if better else failures
@@ -162,8 +165,8 @@ class Polish:
                 break
             if not found.converged:
                 length /= growth
-            elif found.steps <= EASY:
-                length = min(growth * length, longest)
+            elif found.useful <= EASY:
+                length, longest = min(growth * length, longest), FORGIVEN * longest
         return best
 
     def _affordable(self, iterations: int) -> int:
@@ -184,6 +187,7 @@ class _Found(NamedTuple):
     s: Tensor
     y: Tensor
     steps: int
+    useful: int
     converged: bool
 
 
@@ -207,17 +211,17 @@ class ProximalPoint:
         self._x, self._s, self._y, self._tau, self._sigma = x, s, y, tau, sigma
 
     def solve(self, max_steps: int, deadline: float = math.inf) -> _Found:
-        """Newton's method; converged when the equation holds to a thousandth of the move of y."""
+        """Newton's method; converged when the equation holds to a thousandth of the move of y, or to rounding."""
         y, at, smallest, since = self._y, self._at(self._y), math.inf, 0
         for steps in range(max_steps + 1):
             off, move = float(at.off.norm()), float((y - self._y).norm()) / self._sigma
             since = 0 if off < smallest / 2 else since + 1
             smallest = min(smallest, off)
-            converged = (steps > 0 and off <= 1e-3 * move) or off <= 1e-14
-            stopped = steps == max_steps or (since > STALLED and off < SMALL) or time.monotonic() > deadline
+            converged = (steps > 0 and off <= 1e-3 * move) or off <= 1e-14 or (since > STALLED and off < SMALL)
+            stopped = steps == max_steps or since > HOPELESS or time.monotonic() > deadline
             direction = None if converged or stopped else self._newton_direction(at)
             if direction is None:
-                return _Found(at.x, at.s, y, steps, converged)
+                return _Found(at.x, at.s, y, steps, steps - since, converged)
             y, at = self._line_search(y, at, direction)
         raise AssertionError("unreachable: the last step has no direction")
 

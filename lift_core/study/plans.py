@@ -146,9 +146,9 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
     """GPT-2 on WikiText-2: training share x tuned blocks x initial strength, L2-SP per tensor.
 
     LiFT takes λ's direction from the LP at ρ = 0, where only p numbers are fitted to the direction data, and refits on
-    train + direction data at one and two steps along it. For the bundled model pruned to what two cores can do: shares
-    of 1 and 5 % of the training articles, last block and all blocks, evaluation on parts of the validation and test
-    articles. Another ``model`` gets shares of 5, 25 and 100 %, its last block, whole splits and blocks of 1,024 tokens.
+    train + direction data at one and two steps along it. For the bundled model, pruned to what two cores can do: shares
+    of 1, 5 and 25 % of the training articles; last, last two and all blocks; evaluation on parts of the validation and
+    test articles. Another ``model`` gets 5, 25 and 100 %, its last block, whole splits and blocks of 1,024 tokens.
     """
     limits = {"direction": 27_000, "selection": 15_000, "test": 30_000}
     curvature: Settings = {"rank": 8, "num_probes": 1, "definiteness": "clamped"}
@@ -157,9 +157,9 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
     if model is not None:
         common = {"model": model, "max_tokens": None, "block_length": 1024, "batch_blocks": 2}
     tuned: dict[str, Settings] = {"last block": {}}
-    tuned |= {} if model is not None else {"all blocks": {"blocks": [0, 1, 2, 3]}}
+    tuned |= {} if model is not None else {"last 2 blocks": {"blocks": [2, 3]}, "all blocks": {"blocks": [0, 1, 2, 3]}}
     for share, (label, blocks), strength in product(
-        (0.01, 0.05) if model is None else (0.05, 0.25, 1.0), tuned.items(), (1e-4, 1e-2)
+        (0.01, 0.05, 0.25) if model is None else (0.05, 0.25, 1.0), tuned.items(), (1e-4, 1e-2)
     ):
         base = {
             "problem": "gpt2_wikitext2",

@@ -1,0 +1,180 @@
+"""Seconds of one round of LiFT at the size of GPT-2 Small, stage by stage: measured, and what a run would take.
+
+GPT-2 Small's architecture (12 x 768, 124 M weights) with random weights, WikiText-2 cut by the bundled tokenizer. Time
+hardly depends on the weights, except that of the direction LP. Measured are one batch of every kind of pass and one
+whole direction LP; the seconds of a stage are those of one batch times the batches that the settings ask for. About
+120,000 training tokens are 5 % of WikiText-2's articles.
+
+Example:
+    python benchmarks/gpt2_small_cost.py --rank 8 --out runs/gpt2-small-cost
+    python benchmarks/gpt2_small_cost.py --device cuda --length 1024 --rank 64 --tuned "all blocks"
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from hessian_products import TUNED, gpt2_small, timed
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from transformers import logging
+
+from backends import InteriorPoint
+from backends.memory import direction_lp_bytes, interior_point_bytes
+from lift_core import LinearProgram, LowRank, TrustBox, solve_lp
+from lift_core.allocation import keep_freed_memory
+from lift_core.curvature import build_curvature
+from lift_core.direction import linearize, slack_path_lps
+from lift_core.problem import Point
+from lift_core.records import write_atomically
+from lift_core.training import Trainer, TrainingState
+from problems import LanguageModel
+from problems.causal_lm import load_tokenizer
+from problems.gpt2_wikitext2 import BUNDLED_MODEL, wikitext2
+
+Row = dict[str, Any]
+
+
+def make_problem(options: argparse.Namespace) -> LanguageModel:
+    """Two batches of every split: the second has what the first kept, as in every epoch after the first."""
+    tokens = 2 * options.sequences * options.length
+    return LanguageModel(
+        model=gpt2_small(),
+        tokenizer=load_tokenizer(BUNDLED_MODEL, BUNDLED_MODEL),
+        texts={part: wikitext2(part) for part in ("train", "validation", "test")},
+        train_share=0.05,
+        blocks=TUNED[options.tuned],
+        regularizer="l2sp",
+        regularize_by="tensor",
+        block_length=options.length,
+        batch_blocks=options.sequences,
+        max_tokens={"train": tokens, "direction": tokens, "selection": tokens, "test": tokens},
+        device=options.device,
+    )
+
+
+def median_of(call: Callable[[], object], what: str, options: argparse.Namespace) -> float:
+    """Seconds of a call, after one that does not count."""
+    call()
+    return statistics.median(
+        timed(call, options.device) for _ in track(range(options.repeats), description=what, transient=True)
+    )
+
+
+def passes(problem: LanguageModel, options: argparse.Namespace) -> dict[str, float]:
+    """Seconds of one batch: an optimiser step, an evaluation, a gradient of the validation loss, a Hessian product."""
+    start, trainer = TrainingState.fresh(problem.initial_point()), Trainer()
+    point, batches = start.point, problem.batches("train")
+    num_batches = len(batches)
+    hessian = problem.training_hessian(point, batches[:1])
+    vector = torch.randn(len(point.weights), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    vector = vector.to(options.device)
+    return {
+        "training": median_of(lambda: trainer.epoch(problem, start, seed=0), "training", options) / num_batches,
+        "evaluation": median_of(lambda: problem.loss(point, "selection"), "evaluation", options) / num_batches,
+        "gradient": median_of(lambda: problem.upper_gradient(point), "gradient", options) / num_batches,
+        "product": median_of(lambda: hessian.matvec(vector), "product", options),
+    }
+
+
+def warmed_up(problem: LanguageModel) -> Point:
+    """A point off the anchor of the regulariser, whose mixed partial would be zero."""
+    state = TrainingState.fresh(problem.initial_point())
+    return Trainer().epoch(problem, state, seed=0)[0].point
+
+
+def direction_program(problem: LanguageModel, options: argparse.Namespace) -> tuple[LinearProgram, int]:
+    """The direction LP at ρ = 0 with factored curvature from one batch, and the products it took."""
+    point = warmed_up(problem)
+    known = linearize(problem, point)
+    model = LowRank(rank=options.rank, num_probes=1, definiteness="clamped", share=0.5)
+    built = build_curvature(model, problem, point, start=known.grad_weights, seed=0)
+    box = TrustBox(hyper_radius=3.0, weights_radius=0.1, relative=True)
+    (lp,) = slack_path_lps(problem, known, built.hessian, slacks=[options.slack], box=box)
+    return lp, round(built.num_hvps)
+
+
+def stages(seconds: dict[str, float], lp_seconds: float, products: int, options: argparse.Namespace) -> list[Row]:
+    """The stages of a round, with as many batches as the settings ask for."""
+
+    def batches(tokens: int) -> int:
+        return math.ceil(tokens / (options.sequences * options.length))
+
+    train, direction, selection = (
+        batches(tokens) for tokens in (options.train_tokens, options.direction_tokens, options.selection_tokens)
+    )
+    curvature = max(1, round(options.curvature_share * train))
+    counted = (
+        ("an epoch of warm-up or refit", "training", train),
+        ("gradients of F and f", "gradient", direction + train),
+        (f"curvature, {products} products", "product", products * curvature),
+        (f"line search, {options.evaluations} evaluations", "evaluation", options.evaluations * selection),
+    )
+    rows: list[Row] = [
+        {"stage": stage, "one batch": seconds[kind], "batches": count, "seconds": seconds[kind] * count}
+        for stage, kind, count in counted
+    ]
+    lp = {"stage": f"direction LP, rank {options.rank}", "one batch": None, "batches": None, "seconds": lp_seconds}
+    return [*rows[:3], lp, rows[3]]
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/gpt2-small-cost"))
+    parser.add_argument("--tuned", choices=tuple(TUNED), default="last block")
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--slack", type=float, default=0.0, help="ρ of the direction LP")
+    parser.add_argument("--rtol", type=float, default=1e-4, help="tolerance of the direction LP")
+    parser.add_argument("--sequences", type=int, default=2, help="sequences in a batch")
+    parser.add_argument("--length", type=int, default=256, help="tokens in a sequence")
+    parser.add_argument("--train-tokens", type=int, default=120_000)
+    parser.add_argument("--direction-tokens", type=int, default=27_000)
+    parser.add_argument("--selection-tokens", type=int, default=15_000)
+    parser.add_argument("--curvature-share", type=float, default=0.025, help="of the training batches")
+    parser.add_argument("--evaluations", type=int, default=6, help="of the line search")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_options()
+    torch.set_num_threads(options.threads)
+    logging.disable_progress_bar()
+    keep_freed_memory()
+    problem = make_problem(options)
+    seconds = passes(problem, options)
+    lp, products = direction_program(problem, options)
+    n, p = len(problem.initial_point().weights), len(problem.hyper_names)
+    solution = solve_lp(lp, InteriorPoint(rtol=options.rtol))
+    rows = stages(seconds, solution.seconds, products, options)
+    bytes_needed = direction_lp_bytes(n, options.rank, p) + interior_point_bytes(n, options.rank, p)
+    table = Table("stage", "one batch, s", "batches", "seconds", title=f"GPT-2 Small, {options.tuned}: {n:,} weights")
+    for row in rows:
+        batch = "" if row["one batch"] is None else f"{row['one batch']:.3g}"
+        table.add_row(row["stage"], batch, str(row["batches"] or ""), f"{row['seconds']:.4g}")
+    console = Console()
+    console.print(table)
+    console.print(f"direction LP: {solution.status.name} after {solution.iterations} iterations, rtol {options.rtol:g}")
+    console.print(f"memory predicted for the direction LP: {bytes_needed / 2**30:.2f} GiB")
+    record = {
+        "torch": torch.__version__, "options": {key: str(value) for key, value in vars(options).items()},
+        "weights": n, "hyperparameters": p, "rows": rows, "lp_status": solution.status.name,
+        "lp_iterations": solution.iterations, "lp_bytes": bytes_needed,
+    }  # fmt: skip
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(options.out / "gpt2_small_cost.json", json.dumps(record, indent=2) + "\n")
+    console.print(f"wrote {options.out / 'gpt2_small_cost.json'}")
+
+
+if __name__ == "__main__":
+    main()
