@@ -42,11 +42,15 @@ FIRST_STEP = 10.0
 STEPS_PER_POINT, EASY = 30, 6
 """Newton steps after which a proximal point is given up, and useful ones up to which it was an easy one."""
 FAILURES, FORGIVEN = 3, 1.5
-"""Proximal points given up in a row that end an attempt; what an easy one adds to the longest step after a failure."""
-STALLED, SMALL = 2, 1e-6
-"""Newton steps without a halving after which the equation counts as solved, once it nearly is: rounding has won."""
-HOPELESS = 21
-"""Newton steps without a halving after which the point is given up."""
+"""Proximal points given up in a row that end an attempt; factor by which an easy one lengthens the longest step again
+after a failure."""
+SOLVED = 1e-3
+"""Share of the move of y to which the equation of a proximal point is solved, where rounding allows."""
+ROUNDING = 2e-9
+"""Share of the size of the rows below which rounding may be all that is left of it."""
+STALLED, HOPELESS = 3, 22
+"""Newton steps in a row, none of which halves what is left, after which the equation counts as solved, if that may be
+rounding; and after which the point is given up in any case."""
 HALVINGS = 15
 
 
@@ -143,14 +147,16 @@ class Polish:
         iterations: int,
         deadline: float = math.inf,
     ) -> Polished:
-        """Take proximal steps until ``judge`` finds a pair below ``goal`` or they bring nothing any more."""
+        """Take proximal steps until ``judge`` finds a pair below ``goal`` or too many in a row are given up."""
         self._next = int(PATIENCE * iterations)
         best, length = Polished(x, y, math.inf), FIRST_STEP * step
         allowed, growth = self._affordable(iterations), self._equations.growth
         failures, longest = 0, math.inf
-        s = self._equations.A.matvec(x).clamp(program.row_lower, program.row_upper)
+        s, size = self._equations.A.matvec(x).clamp(program.row_lower, program.row_upper), self._size_of_rows(x)
         while allowed > 0 and failures < FAILURES and time.monotonic() < deadline:
-            point = ProximalPoint(program, self._equations, x, s, y, tau=length / weight, sigma=length * weight)
+            point = ProximalPoint(
+                program, self._equations, x, s, y, tau=length / weight, sigma=length * weight, size=size
+            )
             found = point.solve(min(STEPS_PER_POINT, allowed), deadline)
             allowed, self.steps = allowed - max(found.steps, 1), self.steps + found.steps
             candidate = Polished(found.x, _with_signs(found.y, program), 0.0)
@@ -168,6 +174,10 @@ class Polish:
             elif found.useful <= EASY:
                 length, longest = min(growth * length, longest), FORGIVEN * longest
         return best
+
+    def _size_of_rows(self, x: Tensor) -> float:
+        """``‖A x‖`` where nothing cancels: with every other sign turned."""
+        return float(self._equations.A.matvec(x * (1 - 2 * (torch.arange(len(x), device=x.device) % 2))).norm())
 
     def _affordable(self, iterations: int) -> int:
         """Newton steps that cost half as much as all iterations so far, and some in any case."""
@@ -202,26 +212,36 @@ class _Values(NamedTuple):
 
 
 class ProximalPoint:
-    """One proximal step."""
+    """One proximal step; ``size`` is that of the rows' terms, and tells how large rounding errors may be."""
 
     def __init__(
-        self, program: LinearProgram, equations: Equations, x: Tensor, s: Tensor, y: Tensor, *, tau: float, sigma: float
+        self,
+        program: LinearProgram,
+        equations: Equations,
+        x: Tensor,
+        s: Tensor,
+        y: Tensor,
+        *,
+        tau: float,
+        sigma: float,
+        size: float = 1.0,
     ) -> None:
         self._program, self._equations, self._A = program, equations, equations.A
-        self._x, self._s, self._y, self._tau, self._sigma = x, s, y, tau, sigma
+        self._x, self._s, self._y, self._tau, self._sigma, self._size = x, s, y, tau, sigma, size
 
     def solve(self, max_steps: int, deadline: float = math.inf) -> _Found:
-        """Newton's method; converged when the equation holds to a thousandth of the move of y, or to rounding."""
-        y, at, smallest, since = self._y, self._at(self._y), math.inf, 0
+        """Newton's method; converged when the equation holds to `SOLVED` of the move of y, or to rounding."""
+        y, at, smallest, slow = self._y, self._at(self._y), math.inf, 0
         for steps in range(max_steps + 1):
             off, move = float(at.off.norm()), float((y - self._y).norm()) / self._sigma
-            since = 0 if off < smallest / 2 else since + 1
+            slow = 0 if off < smallest / 2 else slow + 1
             smallest = min(smallest, off)
-            converged = (steps > 0 and off <= 1e-3 * move) or off <= 1e-14 or (since > STALLED and off < SMALL)
-            stopped = steps == max_steps or since > HOPELESS or time.monotonic() > deadline
+            solved = (steps > 0 and off <= SOLVED * move) or off <= 1e-14
+            converged = solved or (slow >= STALLED and off <= ROUNDING * self._size)
+            stopped = steps == max_steps or slow >= HOPELESS or time.monotonic() > deadline
             direction = None if converged or stopped else self._newton_direction(at)
             if direction is None:
-                return _Found(at.x, at.s, y, steps, steps - since, converged)
+                return _Found(at.x, at.s, y, steps, steps - slow, converged)
             y, at = self._line_search(y, at, direction)
         raise AssertionError("unreachable: the last step has no direction")
 

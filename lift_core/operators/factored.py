@@ -94,7 +94,7 @@ class GroupColumns(LinearOperator):
     def matvec(self, x: Tensor) -> Tensor:
         if self.shape[1] == 0:
             return torch.zeros_like(self.values)
-        return x.index_select(0, self._column).mul_(self.values)
+        return self.values * x.index_select(0, self._column)
 
     def rmatvec(self, y: Tensor) -> Tensor:
         out = torch.zeros(self.shape[1], dtype=torch.float64, device=self.device)
@@ -103,7 +103,7 @@ class GroupColumns(LinearOperator):
     def matmat(self, x: Tensor) -> Tensor:
         if self.shape[1] == 0:
             return x.new_zeros(self.shape[0], x.shape[1])
-        return x.index_select(0, self._column).mul_(self.values[:, None])
+        return self.values[:, None] * x.index_select(0, self._column)
 
     def rmatmat(self, y: Tensor) -> Tensor:
         out = y.new_zeros(y.shape[1], self.shape[1])
