@@ -117,7 +117,7 @@ def test_a_proximal_point_solves_its_equation(factored: bool) -> None:
     )
     x, y = randn(61).clamp(-1, 1), randn(60, seed=1)
     s = lp.A.matvec(x).clamp(lp.row_lower, lp.row_upper)
-    found = ProximalPoint(lp, equations, x, s, y, tau=0.3, sigma=0.2).solve(50)
+    found = ProximalPoint(lp, equations, x, s, y, tau=0.3, sigma=0.2, size=0.0).solve(50)
     assert found.converged
     torch.testing.assert_close(found.x, (x - 0.3 * (lp.c - lp.A.rmatvec(found.y))).clamp(lp.col_lower, lp.col_upper))
     torch.testing.assert_close(found.s, (s - 0.3 * found.y).clamp(lp.row_lower, lp.row_upper))
@@ -130,7 +130,9 @@ def test_a_point_that_rounding_keeps_from_moving_counts_as_solved() -> None:
     at = solve_lp(lp, InteriorPoint(rtol=1e-10))
     slacks, equations = lp.A.matvec(at.x), equations_of_factors(lp)
     assert equations is not None
-    found = ProximalPoint(lp, equations, at.x, slacks, at.y, tau=1e2, sigma=1e2).solve(50)
+    found = ProximalPoint(
+        lp, equations, at.x, slacks, at.y, tau=1e2, sigma=1e2, size=float(lp.A.matvec(at.x.abs()).norm())
+    ).solve(50)
     assert found.converged
     assert found.useful < found.steps < 50
     torch.testing.assert_close(found.x, at.x, rtol=0, atol=1e-4)

@@ -224,7 +224,7 @@ class ProximalPoint:
         *,
         tau: float,
         sigma: float,
-        size: float = 1.0,
+        size: float,
     ) -> None:
         self._program, self._equations, self._A = program, equations, equations.A
         self._x, self._s, self._y, self._tau, self._sigma, self._size = x, s, y, tau, sigma, size
