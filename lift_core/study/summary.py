@@ -95,7 +95,9 @@ def to_markdown(rows: Sequence[Row]) -> str:
     for setting in dict.fromkeys(row.setting for row in rows):
         here = [row for row in rows if row.setting == setting]
         best = min(here, key=lambda row: row.test.mean)
-        head = f"**{setting[0].upper()}{setting[1:]}** ({here[0].metric}; {len(here[0].seeds)} seeds)"
+        count = len(here[0].seeds)
+        seeds = f"{count} seed{'s' if count > 1 else ''}"
+        head = f"**{setting[0].upper()}{setting[1:]}** ({here[0].metric}; {seeds})"
         columns = ("method", "test", "LiFT ahead by", "validation", "gradients", "products", "cost", "seconds")
         lines = [head, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         for row in here:
