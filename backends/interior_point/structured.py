@@ -190,16 +190,19 @@ class StructuredSystem(NewtonSystem):
     def _grams(self) -> tuple[Tensor, Tensor, Tensor]:
         """``Vᵀ diag(first) V``, ``Vᵀ diag(mixed) [V J]`` and ``[V J]ᵀ diag(second) [V J]``, added up by chunks.
 
-        One product ``[V J]ᵀ [second [V J]  mixed V  first V]`` a chunk, whose factors stay in the cache.
+        One product ``[V J]ᵀ [first V  mixed V  second [V J]]`` a chunk, whose factors stay in the cache.
         """
         k, both = self.rank, self.rank + self.num_hyper
         together = self.V.new_zeros(both, both + 2 * k)
         for part in chunks(len(self.D), self.D.device, GRAM_ROWS):
             V = self.V[part]  # noqa: N806
             VJ = torch.cat([V, self.J.dense_rows(part)], dim=1)  # noqa: N806
-            first, mixed, second = (entries[part, None] for entries in self._inverse)
-            together.addmm_(VJ.T, torch.cat([second * VJ, mixed * V, first * V], dim=1))
-        by_second, by_mixed, by_first = together.split([both, k, k], dim=1)
+            weighted = V.new_empty(len(V), both + 2 * k)
+            by_weight = zip(weighted.split([k, k, both], dim=1), self._inverse, (V, V, VJ), strict=True)
+            for block, entries, rows in by_weight:
+                torch.mul(rows, entries[part, None], out=block)
+            together.addmm_(VJ.T, weighted)
+        by_first, by_mixed, by_second = together.split([k, k, both], dim=1)
         return by_first[:k], by_mixed.T, by_second
 
     def _spread(self, vector: Tensor, fill: float) -> Float64[Tensor, " n"]:

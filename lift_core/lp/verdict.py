@@ -159,10 +159,11 @@ def proves_infeasible(lp: LinearProgram, ray: Tensor, rtol: float = 1e-6) -> boo
         return False
     ray = ray / ray.abs().max()
     from_rows, row_residual = _support(lp.row_lower, lp.row_upper, ray)
-    from_columns, column_residual = _support(lp.col_lower, lp.col_upper, -lp.A.rmatvec(ray))
+    pulled = lp.A.rmatvec(ray)
+    from_columns, column_residual = _support(lp.col_lower, lp.col_upper, -pulled)
     gain = from_rows + from_columns
     # every point violates the constraints by gain / size or more; by less than this it would pass for feasible
-    size = math.hypot(float(ray.norm()), float(lp.A.rmatvec(ray).norm()))
+    size = math.hypot(float(ray.norm()), float(pulled.norm()))
     is_violated = gain > 1e-9 * size * (1 + _largest_bounds(lp))
     return is_violated and math.hypot(row_residual, column_residual) <= rtol * gain
 
@@ -173,12 +174,14 @@ def proves_unbounded(lp: LinearProgram, ray: Tensor, rtol: float = 1e-6) -> bool
         return False
     ray = ray / ray.abs().max()
     gain = -float(lp.c @ ray)
+    # every y violates the dual constraints by gain / norm or more
+    if not gain > 1e-9 * float(ray.norm()) * (1 + float(lp.c.norm())):
+        return False
     violation = math.hypot(
         _recession_violation(lp.row_lower, lp.row_upper, lp.A.matvec(ray)),
         _recession_violation(lp.col_lower, lp.col_upper, ray),
     )
-    # every y violates the dual constraints by gain / norm or more
-    return gain > 1e-9 * float(ray.norm()) * (1 + float(lp.c.norm())) and violation <= rtol * gain
+    return violation <= rtol * gain
 
 
 def _finds_feasible_point(lp: LinearProgram, backend: LPBackend) -> bool:
