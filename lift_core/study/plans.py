@@ -54,14 +54,17 @@ class Cell:
 
 
 def _cells(setting: str, base: Settings, variants: Mapping[str, Settings], seeds: range) -> Iterator[Cell]:
-    """Every variant at every seed; the first one with controls. ``preset`` among the settings names a preset."""
+    """Every variant at every seed; the first one with controls, unless ``controls`` among its settings says otherwise.
+
+    ``preset`` among the settings names a preset.
+    """
     for number, (variant, changes) in enumerate(variants.items()):
         preset = changes.get("preset")
         left_to_preset = PRESET_DECIDES if preset else ()
         merged = {key: value for key, value in base.items() if key not in left_to_preset}
         merged |= {key: value for key, value in changes.items() if key != "preset"}
-        merged |= {"controls": number == 0, "threads": 1}
-        if number > 0:
+        merged |= {"controls": merged.pop("controls", number == 0), "threads": 1}
+        if not merged["controls"]:
             merged.pop("more_controls", None)
         for seed in seeds:
             options = {**merged.get("problem_options", {}), "seed": seed}
@@ -145,14 +148,20 @@ def ablations(seeds: range) -> Iterator[Cell]:
 def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
     """GPT-2 on WikiText-2: training share x tuned blocks x initial strength, L2-SP per tensor.
 
-    LiFT takes λ's direction from the LP at ρ = 0, where only p numbers are fitted to the direction data, and refits on
-    train + direction data at one and two steps along it. For the bundled model, pruned to what two cores can do: shares
+    LiFT takes λ's direction d from the LP at ρ = 0, where only p numbers are fitted to the direction data, and refits
+    on train + direction data at λ + 3 d. The controls come with two refits at shorter steps, which cost more: they may
+    spend as much, and stop by themselves. For the bundled model, pruned to what two cores can do: shares
     of 1, 5 and 25 % of the training articles; last, last two and all blocks; evaluation on parts of the validation and
     test articles. Another ``model`` gets 5, 25 and 100 %, its last block, whole splits and blocks of 1,024 tokens.
     """
     limits = {"direction": 27_000, "selection": 15_000, "test": 30_000}
     curvature: Settings = {"rank": 8, "num_probes": 1, "definiteness": "clamped"}
-    variants = {"LiFT": {}, "move only, ρ = 0.01": {**_MOVE, "slack": [1e-2]}, "published recipe": _PUBLISHED}
+    variants: dict[str, Settings] = {
+        "LiFT": {"controls": False},
+        "LiFT, λ + d and λ + 2 d": {"refit_reach": [1.0, 2.0], "controls": True},
+        "move only, ρ = 0.01": {**_MOVE, "slack": [1e-2]},
+        "published recipe": _PUBLISHED,
+    }
     common: Settings = {"max_tokens": limits}
     if model is not None:
         common = {"model": model, "max_tokens": None, "block_length": 1024, "batch_blocks": 2}
@@ -171,7 +180,7 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
             "warmup_epochs": 2,
             "refit_epochs": 8,
             "refit_patience": 2,
-            "refit_reach": [1.0, 2.0],
+            "refit_reach": [3.0],
             **_BOTH,
         }
         setting = f"{label}, {share:.0%} of the articles, strength {strength:g}"
