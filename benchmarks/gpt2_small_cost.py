@@ -33,7 +33,7 @@ from backends.memory import direction_lp_bytes, interior_point_bytes
 from lift_core import LinearProgram, LowRank, TrustBox, solve_lp
 from lift_core.allocation import keep_freed_memory
 from lift_core.curvature import build_curvature
-from lift_core.direction import linearize, slack_path_lps
+from lift_core.direction import NORM_BATCHES, linearize, slack_path_lps
 from lift_core.problem import Point
 from lift_core.records import write_atomically
 from lift_core.training import Trainer, TrainingState
@@ -121,7 +121,7 @@ def stages(seconds: dict[str, float], lp_seconds: float, products: int, options:
     counted = (
         ("an epoch of warm-up", "training", train),
         ("an epoch of refit, train + direction data", "training", train + direction),
-        ("gradients of F and f", "gradient", direction + train),
+        ("gradient of F, size of f's", "gradient", direction + min(2 * NORM_BATCHES, train)),
         ("curvature, first product", "first product", curvature),
         (f"curvature, {products - 1} more products", "product", (products - 1) * curvature),
         (f"line search, {options.evaluations} evaluations", "evaluation", options.evaluations * selection),

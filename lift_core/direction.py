@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -23,6 +24,9 @@ from lift_core.lp import LinearProgram, Vector
 from lift_core.operators import DirectionMatrix, LinearOperator, as_operator, require_finite
 from lift_core.problem import BilevelProblem, Point, Split
 
+NORM_BATCHES = 4
+"""Batches behind each of the two gradients whose product tells how large the training gradient is."""
+
 Rows = Literal["all"] | float
 """Which rows of the optimality condition are kept: ``"all"``, or a random share in (0, 1)."""
 
@@ -32,29 +36,54 @@ class Linearization:
     """What the method knows at a point, curvature aside.
 
     Attributes:
-        point: (λ, θ).
+        problem, point: where (λ, θ).
         grad_hyper, grad_weights: g_λ (p,) and g (n,), gradients of the validation loss F.
-        lower_gradient: r (n,), gradient of the training loss f: how far from optimal training is.
         mixed: J, n x p.
     """
 
+    problem: BilevelProblem
     point: Point
     grad_hyper: Float64[Tensor, " p"]
     grad_weights: Float64[Tensor, " n"]
-    lower_gradient: Float64[Tensor, " n"]
     mixed: LinearOperator
+
+    @cached_property
+    def lower_gradient(self) -> Float64[Tensor, " n"]:
+        """r, the gradient of the training loss f; a pass over the training data when it is first read.
+
+        Raises:
+            ValueError: if it is not finite.
+        """
+        gradient = self.problem.lower_gradient(self.point)
+        require_finite(lower_gradient=gradient)
+        return gradient
 
 
 def linearize(problem: BilevelProblem, point: Point, *, split: Split = "direction") -> Linearization:
-    """Gradients and mixed partial at a point: one upper gradient, one lower gradient.
+    """Gradient of the validation loss and mixed partial at a point; the training gradient waits until it is asked for.
 
     Raises:
         ValueError: if a gradient is not finite.
     """
     grad_hyper, grad_weights = problem.upper_gradient(point, split)
-    lower_gradient = problem.lower_gradient(point)
-    require_finite(grad_hyper=grad_hyper, grad_weights=grad_weights, lower_gradient=lower_gradient)
-    return Linearization(point, grad_hyper, grad_weights, lower_gradient, problem.mixed(point))
+    require_finite(grad_hyper=grad_hyper, grad_weights=grad_weights)
+    return Linearization(problem, point, grad_hyper, grad_weights, problem.mixed(point))
+
+
+def training_gradient_norm(problem: BilevelProblem, point: Point, *, seed: int = 0) -> float:
+    """``‖∇_θ f‖``, how far from optimal training is; out of a few batches where there are many.
+
+    With r₁ and r₂ from disjoint random batches, ``√max(r₁ᵀr₂, 0)``: unlike ``‖r₁‖`` it does not count the noise.
+    """
+    batches = problem.batches("train")
+    if len(batches) <= 2 * NORM_BATCHES:
+        return float(problem.lower_gradient(point).norm())
+    chosen = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed))[: 2 * NORM_BATCHES].tolist()
+    first, second = (
+        problem.lower_gradient(point, [batches[i] for i in half])
+        for half in (chosen[:NORM_BATCHES], chosen[NORM_BATCHES:])
+    )
+    return math.sqrt(max(float(first @ second), 0.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +188,7 @@ def slack_path_lps(
         hyper_radius=box.hyper_radius,
         weights_radius=radii,
         hyper_room=_room(problem, here.point),
-        residual=box.kappa * here.lower_gradient,
+        residual=box.kappa * here.lower_gradient if box.kappa else None,
         rows=box.row_indices(hessian.shape[0], seed),
     )
     return [widen(first, slack * unit) for slack in slacks]

@@ -18,7 +18,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from lift_core.curvature import CurvatureModel, Snapshots, build_curvature
-from lift_core.direction import Linearization, TrustBox, linearize, slack_path_lps, widen
+from lift_core.direction import Linearization, TrustBox, linearize, slack_path_lps, training_gradient_norm, widen
 from lift_core.line_search import GoldenSection, LineSearch
 from lift_core.lp import LinearProgram, LPBackend, LPSolution, solve_lps
 from lift_core.operators import LinearOperator
@@ -194,7 +194,7 @@ class LPDirection(LineMove):
             "bulk_curvature": _number(built.bulk),
             "bulk_error": _number(built.bulk_error),
             "largest_ritz_residual": None if built.ritz_residuals is None else float(built.ritz_residuals.max()),
-            "lower_gradient_norm": float(known.lower_gradient.norm()),
+            "lower_gradient_norm": training_gradient_norm(problem, here.point, seed=here.seed),
             "upper_gradient_norm": float(known.grad_weights.norm()),
             "rows": lps[0].num_rows,
             "row_coverage": lps[0].num_rows / len(known.grad_weights),

@@ -33,7 +33,7 @@ class TorchOptDescent(ImplicitDescent):
         hessian = lower_hessian(problem, here, self.share)
 
         def stationarity(weights: Tensor, hyper: Tensor) -> Tensor:
-            return _Stationarity.apply(weights, hyper, known.lower_gradient, hessian, known.mixed)
+            return _Stationarity.apply(weights, hyper, hessian, known.mixed)
 
         solve = torchopt.linear_solve.solve_cg(maxiter=self.iterations, ridge=self.damping)
         implicit = torchopt.diff.implicit.custom_root(stationarity, argnums=1, solve=solve)
@@ -47,20 +47,18 @@ class TorchOptDescent(ImplicitDescent):
 
 
 class _Stationarity(torch.autograd.Function):
-    """``r(θ, λ) = ∇_θ f`` with derivatives by the problem's own products, ``H v`` and ``Jᵀ v``."""
+    """``r(θ, λ) = ∇_θ f``, taken to be 0, with derivatives by the problem's own products, ``H v`` and ``Jᵀ v``."""
 
     @staticmethod
-    def forward(
-        weights: Tensor, hyper: Tensor, gradient: Tensor, hessian: LinearOperator, mixed: LinearOperator
-    ) -> Tensor:
-        return gradient.clone()
+    def forward(weights: Tensor, hyper: Tensor, hessian: LinearOperator, mixed: LinearOperator) -> Tensor:
+        return torch.zeros_like(weights)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.hessian, ctx.mixed = inputs[3:]
+        ctx.hessian, ctx.mixed = inputs[2:]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (vector,) = grads
         through_weights = ctx.hessian.matvec(vector) if ctx.needs_input_grad[0] else None
-        return through_weights, ctx.mixed.rmatvec(vector) if ctx.needs_input_grad[1] else None, None, None, None
+        return through_weights, ctx.mixed.rmatvec(vector) if ctx.needs_input_grad[1] else None, None, None

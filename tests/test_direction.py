@@ -14,6 +14,7 @@ from lift_core import (
     LPStatus,
     MatrixFree,
     Point,
+    Trainer,
     TrustBox,
     assemble_direction_lp,
     closed_form,
@@ -22,7 +23,9 @@ from lift_core import (
     slack_path_lps,
     solve_lp,
 )
-from lift_core.direction import slack_unit
+from lift_core.direction import slack_unit, training_gradient_norm
+from lift_core.metering import Metered
+from lift_core.training import TrainingState
 from problems import Network, Quadratic
 
 SIMPLEX = HiGHS(method="simplex", rtol=1e-7)
@@ -80,6 +83,42 @@ def test_slack_unit_is_the_slack_of_sign_descent() -> None:
     radius = torch.linspace(0.1, 1.0, 6, dtype=torch.float64)
     unit = slack_unit(Dense(data["hessian"]), data["grad_weights"], radius)
     assert unit == pytest.approx(float((data["hessian"] @ (radius * data["grad_weights"].sign())).abs().max()))
+
+
+class ManyBatches(Network):
+    """Four training samples a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        ((inputs, labels),) = self._batches["train"]
+        self._batches["train"] = list(zip(inputs.split(4), labels.split(4), strict=True))
+
+
+def test_nothing_is_spent_on_the_training_gradient_until_it_is_read() -> None:
+    problem = Metered(Quadratic())
+    here = linearize(problem, problem.initial_point())
+    before = problem.cost.gradients
+    assert torch.equal(here.lower_gradient, problem.inner.lower_gradient(here.point))
+    assert problem.cost.gradients == before + 1 and here.lower_gradient is here.lower_gradient
+    assert problem.cost.gradients == before + 1
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_training_gradient_is_measured_without_the_noise_of_its_batches(trained: bool) -> None:
+    problem, metered = Network(), Metered(ManyBatches())
+    point = problem.initial_point()
+    if trained:
+        trainer, state = Trainer(learning_rate=1e-2), TrainingState.fresh(point)
+        for _ in range(40):
+            state, _ = trainer.epoch(problem, state, seed=0)
+        point = state.point
+    exact = float(problem.lower_gradient(point).norm())
+    assert training_gradient_norm(problem, point) == exact
+    squares = [training_gradient_norm(metered, point, seed=seed) ** 2 for seed in range(100)]
+    assert metered.cost.gradients == pytest.approx(100 * 8 / len(metered.batches("train")))
+    few = metered.inner.lower_gradient(point, metered.batches("train")[:8])
+    estimate = math.sqrt(sum(squares) / len(squares))
+    assert abs(estimate - exact) < 0.5 * abs(float(few.norm()) - exact) or estimate == pytest.approx(exact, rel=0.1)
 
 
 def test_kappa_asks_for_the_training_gradient_to_vanish() -> None:

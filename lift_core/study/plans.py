@@ -149,8 +149,8 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
     """GPT-2 on WikiText-2: training share x tuned blocks x initial strength, L2-SP per tensor.
 
     LiFT takes λ's direction d from the LP at ρ = 0, where only p numbers are fitted to the direction data, and refits
-    on train + direction data at λ + 3 d. The controls come with two refits at shorter steps, which cost more: they may
-    spend as much, and stop by themselves. For the bundled model, pruned to what two cores can do: shares
+    on train + direction data for three epochs at λ + 3 d. The controls come with two longer refits at shorter steps, at
+    two to three times the cost: they may spend as much. For the bundled model, pruned to what two cores can do: shares
     of 1, 5 and 25 % of the training articles; last, last two and all blocks; evaluation on parts of the validation and
     test articles. Another ``model`` gets 5, 25 and 100 %, its last block, whole splits and blocks of 1,024 tokens.
     """
@@ -158,7 +158,7 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
     curvature: Settings = {"rank": 8, "num_probes": 1, "definiteness": "clamped"}
     variants: dict[str, Settings] = {
         "LiFT": {"controls": False},
-        "LiFT, λ + d and λ + 2 d": {"refit_reach": [1.0, 2.0], "controls": True},
+        "LiFT, λ + d and λ + 2 d": {"refit_reach": [1.0, 2.0], "refit_epochs": 8, "controls": True},
         "move only, ρ = 0.01": {**_MOVE, "slack": [1e-2]},
         "published recipe": _PUBLISHED,
     }
@@ -178,7 +178,7 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
             "hyper_radius": 3.0,
             "averaging": 0.95,
             "warmup_epochs": 2,
-            "refit_epochs": 8,
+            "refit_epochs": 3,
             "refit_patience": 2,
             "refit_reach": [3.0],
             **_BOTH,
