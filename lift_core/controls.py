@@ -195,7 +195,8 @@ class ImplicitDescent(Move):
     name: str = "implicit differentiation"
 
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
-        spent = _passes(problem, ("direction",)) + 2 * self.iterations * self.share + self.inner_epochs
+        linearized = _passes(problem, ("direction",)) + float(problem.hyper_in_training)
+        spent = linearized + 2 * self.iterations * self.share + self.inner_epochs
         count = max(1, math.floor(min(self.max_steps, here.budget / spent)))
         hyper = here.point.hyper.clone().requires_grad_()
         optimizer = torch.optim.Adam([hyper], lr=self.step)

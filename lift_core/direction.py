@@ -71,19 +71,23 @@ def linearize(problem: BilevelProblem, point: Point, *, split: Split = "directio
 
 
 def training_gradient_norm(problem: BilevelProblem, point: Point, *, seed: int = 0) -> float:
-    """``‖∇_θ f‖``, how far from optimal training is; out of a few batches where there are many.
+    """``‖r‖``, how far from optimal training is; from a few batches where there are many.
 
-    With r₁ and r₂ from disjoint random batches, ``√max(r₁ᵀr₂, 0)``: unlike ``‖r₁‖`` it does not count the noise.
+    With r₁ and r₂ from disjoint random sets of k out of N batches, ``r₁ᵀr₂ + k/(2N) ‖r₁ − r₂‖²`` has the mean ``‖r‖²``
+    for batches of one size: the second term is what drawing without replacement takes from the first. Zero where
+    rounding and noise make it negative: r is then smaller than these batches can tell.
+
+    Raises:
+        ValueError: if a gradient is not finite.
     """
-    batches = problem.batches("train")
-    if len(batches) <= 2 * NORM_BATCHES:
-        return float(problem.lower_gradient(point).norm())
-    chosen = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed))[: 2 * NORM_BATCHES].tolist()
-    first, second = (
-        problem.lower_gradient(point, [batches[i] for i in half])
-        for half in (chosen[:NORM_BATCHES], chosen[NORM_BATCHES:])
-    )
-    return math.sqrt(max(float(first @ second), 0.0))
+    batches, k = problem.batches("train"), NORM_BATCHES
+    if len(batches) < 2 * k:
+        first = second = problem.lower_gradient(point)
+    else:
+        drawn = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed))[: 2 * k].tolist()
+        first, second = (problem.lower_gradient(point, [batches[i] for i in half]) for half in (drawn[:k], drawn[k:]))
+    require_finite(lower_gradient=first + second)
+    return math.sqrt(max(float(first @ second + k / (2 * len(batches)) * (first - second).square().sum()), 0.0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -194,7 +194,7 @@ class LPDirection(LineMove):
             "bulk_curvature": _number(built.bulk),
             "bulk_error": _number(built.bulk_error),
             "largest_ritz_residual": None if built.ritz_residuals is None else float(built.ritz_residuals.max()),
-            "lower_gradient_norm": training_gradient_norm(problem, here.point, seed=here.seed),
+            "lower_gradient_norm": self._training_gradient_norm(problem, here, known),
             "upper_gradient_norm": float(known.grad_weights.norm()),
             "rows": lps[0].num_rows,
             "row_coverage": lps[0].num_rows / len(known.grad_weights),
@@ -206,6 +206,12 @@ class LPDirection(LineMove):
             scale = 1 / max(float(x.norm()), 1e-300) if self.unit_norm else 1.0
             slope = scale * solution.objective if has_point else 0.0
             yield Direction(label, scale * x[:p], scale * x[p:], slope, facts)
+
+    def _training_gradient_norm(self, problem: BilevelProblem, here: Situation, known: Linearization) -> float:
+        """Exact where the LP has asked for the gradient."""
+        if self.box.kappa:
+            return float(known.lower_gradient.norm())
+        return training_gradient_norm(problem, here.point, seed=here.seed)
 
     def _programs(
         self, problem: BilevelProblem, known: Linearization, hessian: LinearOperator, seed: int

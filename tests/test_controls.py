@@ -9,6 +9,7 @@ import torch
 
 from backends import HiGHS
 from lift_core import (
+    BilevelProblem,
     Exact,
     GridSearch,
     HyperSearch,
@@ -30,7 +31,7 @@ from lift_core.moves import LineMove, Situation
 from lift_core.parzen import ParzenSearch
 from lift_core.torchopt_descent import TorchOptDescent
 from lift_core.training import Trainer, TrainingState
-from problems import Network, Quadratic
+from problems import DataCleaning, Network, Quadratic
 
 
 def situation(problem, **options) -> Situation:
@@ -159,8 +160,9 @@ def test_parzen_trials_are_told_what_they_reached() -> None:
     assert len(told) == 3 and set(told) <= losses
 
 
-def test_implicit_differentiation_descends_within_its_budget() -> None:
-    metered = Metered(Network())
+@pytest.mark.parametrize("make", [Network, DataCleaning])
+def test_implicit_differentiation_descends_within_its_budget(make: type[BilevelProblem]) -> None:
+    metered = Metered(make())
     here = situation(metered, budget=60.0, trainer=Trainer(learning_rate=1e-2))
     spent = metered.cost.gradient_equivalents
     best, described = ImplicitDescent().best(metered, here)

@@ -118,7 +118,7 @@ def _round(document: Document, step: Document, index: int) -> Iterator[str]:
         )
     )
     norm = number(first["lower_gradient_norm"])
-    yield f"<p class='muted'>Eigenvalues seen: {curvature}. Norm of the training gradient: {norm}.</p>"
+    yield f"<p class='muted'>Eigenvalues seen: {curvature}. Norm of the training gradient: about {norm}.</p>"
     tables = splits_table(step, index) + lp_table(step)
     yield f"<details><summary>Losses and LPs of round {index}</summary>{tables}</details>"
 

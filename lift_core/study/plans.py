@@ -24,7 +24,7 @@ class Cell:
 
     Attributes:
         setting: what the table is about: problem, data, start.
-        variant: how LiFT is run; the first variant of a setting brings the controls along.
+        variant: how LiFT is run; one variant of a setting brings the controls along.
         seed: of the run, and of the problem where it draws data.
         settings: of ``lift run``, JSON values.
         preset: of ``lift run``.
@@ -149,8 +149,8 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
     """GPT-2 on WikiText-2: training share x tuned blocks x initial strength, L2-SP per tensor.
 
     LiFT takes λ's direction d from the LP at ρ = 0, where only p numbers are fitted to the direction data, and refits
-    on train + direction data for three epochs at λ + 3 d. The controls come with two longer refits at shorter steps, at
-    two to three times the cost: they may spend as much. For the bundled model, pruned to what two cores can do: shares
+    on train + direction data for three epochs at λ + 3 d. The controls come with two longer refits at shorter steps,
+    which cost more: they may spend as much. For the bundled model, pruned to what two cores can do: shares
     of 1, 5 and 25 % of the training articles; last, last two and all blocks; evaluation on parts of the validation and
     test articles. Another ``model`` gets 5, 25 and 100 %, its last block, whole splits and blocks of 1,024 tokens.
     """

@@ -109,7 +109,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 
 def _lift(methods: dict[str, dict[int, dict[str, Any]]]) -> tuple[str, dict[int, dict[str, Any]]]:
-    """The first variant of a setting, which stands behind "before"."""
+    """The first variant of a setting."""
     label = next(label for label in methods if label != "before")
     return label, methods[label]
 
