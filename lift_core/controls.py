@@ -233,6 +233,7 @@ def standard_controls(box: TrustBox, *, share: float = 1.0) -> tuple[Move, ...]:
         MoreTraining(),
         MoreTraining(splits=("train", "direction"), name="train + direction data"),
         GridSearch(),
+        GridSearch(splits=("train", "direction"), name="grid search on train + direction"),
         RandomSearch(),
     )
 

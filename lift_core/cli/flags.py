@@ -134,7 +134,7 @@ Controls = Annotated[
 ]
 MoreControls = Annotated[
     bool | None,
-    _flag("Also grid search on train + direction data, implicit differentiation, Optuna, TorchOpt.",
+    _flag("Also implicit differentiation from start to end, Optuna, TorchOpt.",
           "--more-controls/--no-more-controls",
           default="no-more-controls", panel=_STEPS),
 ]  # fmt: skip

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from lift_core.cli.options import check_options, load_backend_with
-from lift_core.controls import GridSearch, ImplicitDescent, standard_controls
+from lift_core.controls import ImplicitDescent, standard_controls
 from lift_core.curvature import SR1, CurvatureModel, Exact, Fisher, GaussNewton, HessianDiagonal, LowRank
 from lift_core.direction import Rows, TrustBox
 from lift_core.line_search import Armijo, GoldenSection, LineSearch
@@ -155,9 +155,8 @@ class RunSettings:
             from lift_core.torchopt_descent import TorchOptDescent
         except ImportError as error:
             raise ImportError(f"--more-controls: {error}; pip install 'lift-bilevel[controls]'") from error
-        on_both = GridSearch(splits=("train", "direction"), name="grid search on train + direction")
         implicit = (ImplicitDescent(share=share), TorchOptDescent(share=share))
-        return (*standard_controls(box, share=share), on_both, *implicit, ParzenSearch())
+        return (*standard_controls(box, share=share), *implicit, ParzenSearch())
 
     def _backend(self) -> LPBackend:
         return load_backend_with("--backend-set", self.backend, **self.backend_options)

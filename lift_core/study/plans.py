@@ -54,16 +54,13 @@ class Cell:
 
 
 def _cells(setting: str, base: Settings, variants: Mapping[str, Settings], seeds: range) -> Iterator[Cell]:
-    """Every variant at every seed; the first one with controls, unless ``controls`` among its settings says otherwise.
-
-    ``preset`` among the settings names a preset.
-    """
+    """Every variant at every seed, the first one with controls; ``preset`` among the settings names a preset."""
     for number, (variant, changes) in enumerate(variants.items()):
         preset = changes.get("preset")
         left_to_preset = PRESET_DECIDES if preset else ()
         merged = {key: value for key, value in base.items() if key not in left_to_preset}
         merged |= {key: value for key, value in changes.items() if key != "preset"}
-        merged |= {"controls": merged.pop("controls", number == 0), "threads": 1}
+        merged |= {"controls": number == 0, "threads": 1}
         if not merged["controls"]:
             merged.pop("more_controls", None)
         for seed in seeds:
@@ -71,6 +68,9 @@ def _cells(setting: str, base: Settings, variants: Mapping[str, Settings], seeds
             settings = {**merged, "problem_options": options, "seed": seed}
             yield Cell(setting=setting, variant=variant, seed=seed, settings=settings, preset=preset)
 
+
+ONE_BATCH = 1e-6
+"""A share of the training batches that is one of them, however many there are."""
 
 _BOTH: Settings = {"refit_on": "train+direction"}
 _MOVE: Settings = {"refit_epochs": 0, "rounds": 1}
@@ -149,16 +149,15 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
     """GPT-2 on WikiText-2: training share x tuned blocks x initial strength, L2-SP per tensor.
 
     LiFT takes λ's direction d from the LP at ρ = 0, where only p numbers are fitted to the direction data, and refits
-    on train + direction data for three epochs at λ + 3 d. The controls come with two longer refits at shorter steps,
-    which cost more: they may spend as much. For the bundled model, pruned to what two cores can do: shares
-    of 1, 5 and 25 % of the training articles; last, last two and all blocks; evaluation on parts of the validation and
-    test articles. Another ``model`` gets 5, 25 and 100 %, its last block, whole splits and blocks of 1,024 tokens.
+    on train + direction data for three epochs at λ + 3 d. Its curvature comes from one training batch. For the bundled
+    model, pruned to what two cores can do: shares of 1, 5 and 25 % of the training articles; last, last two and all
+    blocks; evaluation on parts of the validation and test articles. Another ``model`` gets 5, 25 and 100 %, its last
+    block, whole splits and blocks of 1,024 tokens.
     """
     limits = {"direction": 27_000, "selection": 15_000, "test": 30_000}
-    curvature: Settings = {"rank": 8, "num_probes": 1, "definiteness": "clamped"}
+    curvature: Settings = {"rank": 8, "num_probes": 1, "definiteness": "clamped", "share": ONE_BATCH}
     variants: dict[str, Settings] = {
-        "LiFT": {"controls": False},
-        "LiFT, λ + d and λ + 2 d": {"refit_reach": [1.0, 2.0], "refit_epochs": 8, "controls": True},
+        "LiFT": {},
         "move only, ρ = 0.01": {**_MOVE, "slack": [1e-2]},
         "published recipe": _PUBLISHED,
     }
@@ -173,7 +172,7 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
         base = {
             "problem": "gpt2_wikitext2",
             "problem_options": {"train_share": share, "initial_strength": strength, **common, **blocks},
-            "curvature_options": {**curvature, "share": 0.125 * min(1.0, 0.01 / share)},
+            "curvature_options": curvature,
             "slack": [0.0],
             "hyper_radius": 3.0,
             "averaging": 0.95,
@@ -192,33 +191,33 @@ PLANS: Mapping[str, Callable[..., Iterator[Cell]]] = MappingProxyType(
 )
 
 
-def make_plan(name: str, *, seeds: int, only: str = "", model: str | None = None) -> list[Cell]:
+def make_plan(name: str, *, seeds: range, only: str = "", model: str | None = None) -> list[Cell]:
     """The cells of a plan, all variants of one seed before the next seed.
 
     Args:
         name: one of `PLANS`.
-        seeds: how many, from 0 on.
+        seeds: of the runs.
         only: regular expression; cells whose ``"setting | variant"`` it does not find are left out.
         model: hub name or folder in place of the bundled GPT-2, for the plan ``language``.
 
     Raises:
-        ValueError: for an unknown plan, fewer than one seed, a bad expression, or one that leaves nothing.
+        ValueError: for an unknown plan, no seed, a bad expression, or one that leaves nothing.
 
-    >>> len(make_plan("small", seeds=2, only="ridge.*LiFT"))
+    >>> len(make_plan("small", seeds=range(2), only="ridge.*LiFT"))
     2
     """
     if name not in PLANS:
         raise ValueError(f"plan: expected one of {', '.join(PLANS)}, got {name!r}")
     if model is not None and name != "language":
         raise ValueError(f"model: expected none for the plan {name!r}, got {model!r}; only language takes one")
-    if seeds < 1:
-        raise ValueError(f"seeds: expected at least 1, got {seeds}")
+    if not seeds:
+        raise ValueError(f"seeds: expected at least one, got {seeds}")
     try:
         wanted = re.compile(only)
     except re.error as error:
         raise ValueError(f"only: expected a regular expression, got {only!r} ({error})") from error
     options = {} if model is None else {"model": model}
-    cells = [cell for cell in PLANS[name](range(seeds), **options) if wanted.search(f"{cell.setting} | {cell.variant}")]
+    cells = [cell for cell in PLANS[name](seeds, **options) if wanted.search(f"{cell.setting} | {cell.variant}")]
     if not cells:
         raise ValueError(f"only: expected part of a 'setting | variant' of the plan, got {only!r}, which is in none")
     return sorted(cells, key=lambda cell: cell.seed)
