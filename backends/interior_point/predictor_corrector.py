@@ -103,7 +103,8 @@ def solve_by_predictor_corrector(
                 break
             along = _search_direction(barrier, at, products)
             at.move(along, *step_lengths(at, along, STEP_FRACTION))
-            if iteration % CHECK_RAYS_EVERY == CHECK_RAYS_EVERY - 1 and (proof := _certify(lp, at, along, iteration)):
+            due = best.age > 0 and iteration % CHECK_RAYS_EVERY == CHECK_RAYS_EVERY - 1
+            if due and (proof := _certify(lp, at, along, iteration)):
                 return proof
     except torch.linalg.LinAlgError:
         return best.answer(LPStatus.NUMERICAL_ERROR, iteration)

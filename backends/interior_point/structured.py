@@ -33,6 +33,9 @@ from backends.interior_point.system import NewtonSystem, factorize_lu, solve_lu
 from lift_core.lp import LinearProgram
 from lift_core.operators import Dense, Diagonal, DirectionMatrix, GroupColumns, LinearOperator, LowRankPlusDiagonal
 
+SMALL = 1 << 22
+"""Up to so many entries [V  J] is kept as one matrix."""
+
 LARGEST_CORE = 2_000
 """Up to this size the core grows where accuracy asks for it."""
 
@@ -46,7 +49,8 @@ def core_size(A: DirectionMatrix) -> int:  # noqa: N803
 class StructuredSystem(NewtonSystem):
     """Weights in blocks of two unknowns; (t, z, λ) and the most extreme blocks in a small dense core.
 
-    V and J are read where they are, a chunk of rows at a time: no other array has more than n entries.
+    V and J are read where they are, a chunk of rows at a time: unless they are small, no other array has more than n
+    entries.
     """
 
     proximal = 1e-24  # D² may be that much smaller than the entries of V Vᵀ, which are the unit
@@ -54,8 +58,11 @@ class StructuredSystem(NewtonSystem):
     def __init__(self, A: DirectionMatrix) -> None:  # noqa: N803
         super().__init__(A)
         self.D, self.V, self.C = _factors(A.hessian)
-        self.J = A.mixed if isinstance(A.mixed, (Dense, GroupColumns)) else Dense(A.mixed.to_dense())
         self.num_hyper, self.rank = A.num_hyper, len(self.C)
+        small = len(self.D) * (self.rank + self.num_hyper) <= SMALL
+        sparse = isinstance(A.mixed, GroupColumns) and not small
+        self.J = A.mixed if sparse or isinstance(A.mixed, Dense) else Dense(A.mixed.to_dense())
+        self._both = torch.cat([self.V, self.J.to_dense()], dim=1) if small else None
         self._root = self.C.abs().sqrt()
         self._signed_root = self._root * torch.where(self.C < 0, -1.0, 1.0).to(self.C)
         self._rows = A.rows
@@ -163,7 +170,7 @@ class StructuredSystem(NewtonSystem):
 
     def _solve_blocks(self, part: slice, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         first, mixed, second = (entries[part] for entries in self._inverse)
-        return first * f + mixed * g, second * g - mixed * f
+        return torch.addcmul(first * f, mixed, g), torch.addcmul(second * g, mixed, f, value=-1)
 
     def _core(self, theta_hyper: Tensor, theta_rows: Tensor) -> Float64[Tensor, "c c"]:
         """The symmetric core; its unknowns are (t, (z, λ), d of extreme blocks, y of extreme blocks)."""
@@ -196,7 +203,7 @@ class StructuredSystem(NewtonSystem):
         together = self.V.new_zeros(both, both + 2 * k)
         for part in chunks(len(self.D), self.D.device, GRAM_ROWS):
             V = self.V[part]  # noqa: N806
-            VJ = torch.cat([V, self.J.dense_rows(part)], dim=1)  # noqa: N806
+            VJ = torch.cat([V, self.J.dense_rows(part)], dim=1) if self._both is None else self._both[part]  # noqa: N806
             weighted = V.new_empty(len(V), both + 2 * k)
             by_weight = zip(weighted.split([k, k, both], dim=1), self._inverse, (V, V, VJ), strict=True)
             for block, entries, rows in by_weight:
