@@ -202,8 +202,9 @@ class _Found(NamedTuple):
 
 
 class _Values(NamedTuple):
-    """x(y) and s(y), which of them are inside their bounds, and what is left of the equation."""
+    """``A^T y``, x(y) and s(y), which of them are inside their bounds, and what is left of the equation."""
 
+    pulled: Tensor
     x: Tensor
     s: Tensor
     inside_x: Tensor
@@ -231,7 +232,7 @@ class ProximalPoint:
 
     def solve(self, max_steps: int, deadline: float = math.inf) -> _Found:
         """Newton's method; converged when the equation holds to `SOLVED` of the move of y, or to rounding."""
-        y, at, smallest, slow = self._y, self._at(self._y), math.inf, 0
+        y, at, smallest, slow = self._y, self._at(self._y, self._A.rmatvec(self._y)), math.inf, 0
         for steps in range(max_steps + 1):
             off, move = float(at.off.norm()), float((y - self._y).norm()) / self._sigma
             slow = 0 if off < smallest / 2 else slow + 1
@@ -245,13 +246,13 @@ class ProximalPoint:
             y, at = self._line_search(y, at, direction)
         raise AssertionError("unreachable: the last step has no direction")
 
-    def _at(self, y: Tensor) -> _Values:
+    def _at(self, y: Tensor, pulled: Tensor) -> _Values:
         lp = self._program
-        x = self._x - self._tau * (lp.c - self._A.rmatvec(y))
+        x = self._x - self._tau * (lp.c - pulled)
         s = self._s - self._tau * y
         inside_x, inside_s = (x > lp.col_lower) & (x < lp.col_upper), (s > lp.row_lower) & (s < lp.row_upper)
         x, s = x.clamp(lp.col_lower, lp.col_upper), s.clamp(lp.row_lower, lp.row_upper)
-        return _Values(x, s, inside_x, inside_s, self._A.matvec(x) - s + (y - self._y) / self._sigma)
+        return _Values(pulled, x, s, inside_x, inside_s, self._A.matvec(x) - s + (y - self._y) / self._sigma)
 
     def _newton_direction(self, at: _Values) -> Tensor | None:
         direction = self._equations.solve(at.inside_x, at.inside_s, self._tau, self._sigma, -at.off)
@@ -259,16 +260,29 @@ class ProximalPoint:
 
     def _line_search(self, y: Tensor, at: _Values, direction: Tensor) -> tuple[Tensor, _Values]:
         """Bisection for a step whose slope is at most half of the first one, from the full step on."""
+        pulled = self._A.rmatvec(direction)
+        slope_at = self._slopes(y, at, direction, pulled)
         first, low, high, length = abs(float(at.off @ direction)), 0.0, 1.0, 1.0
-        ahead = self._at(y + direction)
         for _ in range(HALVINGS):
-            slope = float(ahead.off @ direction)
+            slope = slope_at(length)
             if not slope > first / 2 and (length == 1 or not slope < -first / 2):
                 break
             low, high = (low, length) if slope > 0 else (length, high)
             length = (low + high) / 2
-            ahead = self._at(y + length * direction)
-        return y + length * direction, ahead
+        return y + length * direction, self._at(y + length * direction, at.pulled + length * pulled)
+
+    def _slopes(self, y: Tensor, at: _Values, direction: Tensor, pulled: Tensor) -> Callable[[float], float]:
+        """``x^T A^T d - s^T d + (y + t d - y0)^T d / sigma`` of a step t along d, which takes no product with A."""
+        lp, tau = self._program, self._tau
+        x, s = self._x - tau * (lp.c - at.pulled), self._s - tau * y
+        offset, growth = (float(part @ direction) / self._sigma for part in (y - self._y, direction))
+
+        def slope_at(length: float) -> float:
+            moved_x = torch.add(x, pulled, alpha=length * tau).clamp_(lp.col_lower, lp.col_upper)
+            moved_s = torch.sub(s, direction, alpha=length * tau).clamp_(lp.row_lower, lp.row_upper)
+            return float(moved_x @ pulled - moved_s @ direction) + offset + length * growth
+
+        return slope_at
 
 
 def normal_matrix(matrix: Dense | Sparse, columns: Tensor) -> Float64[Tensor, "m m"]:
