@@ -33,7 +33,8 @@ from backends.memory import direction_lp_bytes, interior_point_bytes
 from lift_core import LinearProgram, LowRank, TrustBox, solve_lp
 from lift_core.allocation import keep_freed_memory
 from lift_core.curvature import build_curvature
-from lift_core.direction import NORM_BATCHES, linearize, slack_path_lps
+from lift_core.direction import slack_path_lps
+from lift_core.linearization import NORM_BATCHES, linearize
 from lift_core.problem import Point
 from lift_core.records import write_atomically
 from lift_core.training import Trainer, TrainingState

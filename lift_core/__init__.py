@@ -21,16 +21,9 @@ from lift_core.curvature import (
     LowRank,
     build_curvature,
 )
-from lift_core.direction import (
-    Linearization,
-    TrustBox,
-    assemble_direction_lp,
-    closed_form,
-    direction_lp,
-    linearize,
-    slack_path_lps,
-)
+from lift_core.direction import TrustBox, assemble_direction_lp, closed_form, direction_lp, slack_path_lps
 from lift_core.line_search import Armijo, GoldenSection, LineSearch, LineSearchResult
+from lift_core.linearization import Linearization, linearize
 from lift_core.lp.record import BackendAnswer, LinearProgram, LPBackend, LPStart, LPStatus
 from lift_core.lp.verdict import KKTResiduals, LPSolution, solve_lp, solve_lps
 from lift_core.metering import Cost, Metered

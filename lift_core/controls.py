@@ -15,8 +15,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from lift_core.curvature import add_diagonal
-from lift_core.direction import Linearization, TrustBox, linearize
+from lift_core.direction import TrustBox
 from lift_core.krylov import conjugate_gradient
+from lift_core.linearization import Linearization, linearize
 from lift_core.moves import (
     Candidate,
     Direction,

@@ -18,8 +18,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from lift_core.curvature import CurvatureModel, Snapshots, build_curvature
-from lift_core.direction import Linearization, TrustBox, linearize, slack_path_lps, training_gradient_norm, widen
+from lift_core.direction import TrustBox, slack_path_lps, widen
 from lift_core.line_search import GoldenSection, LineSearch
+from lift_core.linearization import Linearization, linearize, training_gradient_norm
 from lift_core.lp import LinearProgram, LPBackend, LPSolution, solve_lps
 from lift_core.operators import LinearOperator
 from lift_core.problem import BilevelProblem, Point

@@ -12,7 +12,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from lift_core.controls import ImplicitDescent, lower_hessian
-from lift_core.direction import linearize
+from lift_core.linearization import linearize
 from lift_core.moves import Situation
 from lift_core.operators import LinearOperator
 from lift_core.problem import BilevelProblem

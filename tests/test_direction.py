@@ -23,7 +23,8 @@ from lift_core import (
     slack_path_lps,
     solve_lp,
 )
-from lift_core.direction import slack_unit, training_gradient_norm
+from lift_core.direction import slack_unit
+from lift_core.linearization import training_gradient_norm
 from lift_core.metering import Metered
 from lift_core.training import TrainingState
 from problems import Network, Quadratic
