@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -149,16 +150,21 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
     """GPT-2 on WikiText-2: training share x tuned blocks x initial strength, L2-SP per tensor.
 
     LiFT takes λ's direction d from the LP at ρ = 0, where only p numbers are fitted to the direction data, and refits
-    on train + direction data for three epochs at λ + 3 d. Its curvature comes from one training batch. For the bundled
-    model, pruned to what two cores can do: shares of 1, 5 and 25 % of the training articles; last, last two and all
-    blocks; evaluation on parts of the validation and test articles. Another ``model`` gets 5, 25 and 100 %, its last
-    block, whole splits and blocks of 1,024 tokens.
+    on train + direction data for three epochs at λ + d, where a strength is ten times as large or as small; the
+    box on θ is too wide to bind. Its curvature comes from one training batch. Negative eigenvalues count by their size: those set to zero leave the
+    strength alone to divide by, and decide λ's direction by noise.
+
+    For the bundled model, pruned to what two cores can do: shares of 1, 5 and 25 % of the training articles; last, last
+    two and all blocks; evaluation on parts of the validation and test articles. Another ``model`` gets 5, 25 and 100 %,
+    its last block, whole splits and blocks of 1,024 tokens.
     """
     limits = {"direction": 27_000, "selection": 15_000, "test": 30_000}
-    curvature: Settings = {"rank": 8, "num_probes": 1, "definiteness": "clamped", "share": ONE_BATCH}
+    curvature: Settings = {"rank": 8, "num_probes": 1, "definiteness": "absolute", "share": ONE_BATCH}
+    clamped: Settings = {"curvature_options": {**curvature, "definiteness": "clamped"}}
     variants: dict[str, Settings] = {
         "LiFT": {},
-        "move only, ρ = 0.01": {**_MOVE, "slack": [1e-2]},
+        "clamped, λ + 3 d": {**clamped, "weights_radius": 0.1, "hyper_radius": 3.0, "refit_reach": [3.0]},
+        "move only, ρ = 0.01": {**_MOVE, "slack": [1e-2], "weights_radius": 0.1},
         "published recipe": _PUBLISHED,
     }
     common: Settings = {"max_tokens": limits}
@@ -174,12 +180,13 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
             "problem_options": {"train_share": share, "initial_strength": strength, **common, **blocks},
             "curvature_options": curvature,
             "slack": [0.0],
-            "hyper_radius": 3.0,
+            "hyper_radius": math.log(10),
+            "weights_radius": 100.0,
             "averaging": 0.95,
             "warmup_epochs": 2,
             "refit_epochs": 3,
             "refit_patience": 2,
-            "refit_reach": [3.0],
+            "refit_reach": [1.0],
             **_BOTH,
         }
         setting = f"{label}, {share:.0%} of the articles, strength {strength:g}"
