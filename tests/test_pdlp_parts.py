@@ -78,9 +78,7 @@ def test_the_projection_by_products_tends_to_the_dense_one(rows: Tensor | None) 
     projection = fit_inexact_projection(Batch(A, randn(n + p, 2), *bounds, torch.zeros(2).double()))
     assert projection is not None
     exact, point = DenseProjection(projection.graph), randn(n + p + A.shape[0], 2, seed=7)
-    distances = []
-    for _ in range(10):
-        distances.append(float((projection.project(point) - exact.project(point)).norm()))
+    distances = [float((projection.project(point) - exact.project(point)).norm()) for _ in range(10)]
     assert distances[0] > 1e-6  # not exact at once: the Hessian is not its Krylov model
     assert distances[-1] < 1e-5 * distances[0]
     torch.testing.assert_close(projection.multiplier(point), exact.multiplier(point), rtol=1e-4, atol=1e-5)

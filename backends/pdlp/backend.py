@@ -13,8 +13,8 @@ import torch
 from backends.devices import move_program
 from backends.pdlp import douglas_rachford, halpern
 from backends.pdlp.batch import Batch, make_batch
-from backends.pdlp.iteration import Callback
 from backends.pdlp.inexact import fit_inexact_projection
+from backends.pdlp.iteration import Callback
 from backends.pdlp.limits import Limits
 from backends.pdlp.projection import Projection
 from backends.pdlp.units import fit_projection

@@ -69,10 +69,10 @@ class Fisher(CurvatureModel):
     def _columns(self, view: CurvatureView) -> tuple[Tensor, Tensor, int]:
         """Gradients (samples, n), the factor of each that makes it a column of G, and the rounds that were begun."""
         rows, sizes = self._round(view, self.samples)
-        examples, drawn = len(sizes), [rows]
+        examples = len(sizes)
         rounds = math.ceil(self.samples / examples)
-        for start in range(examples, self.samples, examples):
-            drawn.append(self._round(view, min(examples, self.samples - start))[0])
+        limits = [min(examples, self.samples - begun * examples) for begun in range(1, rounds)]
+        drawn = [rows, *(self._round(view, limit)[0] for limit in limits)]
         times = [math.ceil((self.samples - place) / examples) for place in range(examples)]
         one = torch.tensor(sizes, dtype=torch.float64, device=rows.device)
         one = one / (one.sum() * torch.tensor(times).to(one)).sqrt()
