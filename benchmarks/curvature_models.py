@@ -158,7 +158,7 @@ def backend_for(setting: Setting, model: CurvatureModel, box: TrustBox) -> LPBac
     if setting.dense:
         return HiGHS() if box.rows != "all" else InteriorPoint(rtol=1e-6)
     if isinstance(model, (Exact, GaussNewton)):
-        return PDLP(rtol=1e-3, max_iterations=100)
+        return PDLP(rtol=1e-2, max_iterations=30, check_interval=10)
     return InteriorPoint(rtol=1e-3)
 
 
@@ -192,6 +192,9 @@ def run_cell(problem: BilevelProblem, move: Move, here: Situation) -> tuple[dict
         "label": best.label,
         "lp_objective": chosen.get("lp_objective"),
         "lp_status": chosen.get("lp_status"),
+        "lp_bound": chosen.get("lp_bound"),
+        "lp_primal_residual": chosen.get("lp_primal_residual"),
+        "lp_gap": chosen.get("lp_gap"),
         "smallest_curvature": chosen.get("smallest_curvature"),
         "gradients": metered.cost.gradients,
         "hvps": metered.cost.hvps,

@@ -137,6 +137,34 @@ def fisher_mean(problem: Network, point: Point, start: Tensor, draws: int) -> Te
     return sum(one.hessian.to_dense() for one in built) / draws
 
 
+def test_fisher_draws_labels_again_where_examples_are_few() -> None:
+    problem = Network(num_train=20)
+    point = trained(problem)
+    start = start_of(problem, point)
+    wanted = build_curvature(GaussNewton(), problem, point, start=start).hessian.to_dense()
+    errors = [
+        float(torch.linalg.matrix_norm(fisher(problem, point, start, samples).to_dense() - wanted))
+        for samples in (20, 2_000)
+    ]
+    assert errors[1] < 0.2 * errors[0]  # a hundred rounds: a tenth of the noise
+
+
+def test_fisher_weighs_examples_alike_where_the_last_round_ends_early() -> None:
+    class Certain(Network):
+        def sampled(self, point: Point, batch, generator):
+            return batch
+
+    problem = Certain(num_train=20)
+    point = trained(problem)
+    start = start_of(problem, point)
+    once, more = (fisher(problem, point, start, samples).to_dense() for samples in (20, 50))
+    torch.testing.assert_close(more, once, rtol=1e-8, atol=1e-10)
+
+
+def fisher(problem: Network, point: Point, start: Tensor, samples: int):
+    return build_curvature(Fisher(samples=samples, rank=610), problem, point, start=start).hessian
+
+
 def test_fisher_uses_the_examples_it_was_given() -> None:
     problem = Network(num_train=50)
     point = trained(problem)

@@ -140,8 +140,18 @@ def test_a_matrix_free_hessian_is_read_out_up_to_the_limit() -> None:
     first, second = solve_lp(lp, PDLP()), solve_lp(free, PDLP())
     assert second.status.ok
     assert second.objective == pytest.approx(first.objective, rel=1e-6)
-    limited = solve_lp(free, PDLP(densify_limit=10, max_iterations=80))
-    assert limited.iterations == 80  # r2HPDHG, which is far from done
+    limited = solve_lp(free, PDLP(algorithm="halpern", max_iterations=80))
+    assert limited.iterations == 80  # far from done
+
+
+@pytest.mark.parametrize("num_rows", [None, 30])
+@pytest.mark.parametrize("kind", HESSIANS)
+def test_products_with_a_hessian_are_enough_for_a_projection(kind: str, num_rows: int | None) -> None:
+    lp = direction_program(kind, n=48, p=3, rho=0.1, seed=5, num_rows=num_rows)
+    assert isinstance(lp.A, DirectionMatrix)
+    free = with_matrix(lp, DirectionMatrix(lp.A.mixed, product_only(lp.A.hessian), lp.A.rows))
+    reference = solve_lp(lp, HiGHS(method="simplex", rtol=1e-7)).objective
+    assert_reaches(free, PDLP(rtol=1e-3, densify_limit=0, max_iterations=600), reference, 1e-3 * (1 + abs(reference)))
 
 
 def test_products_alone_agree_with_entries() -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from backends.kkt import KKTCheck, Residuals
 from backends.pdlp import PDLP, halpern
-from backends.pdlp.batch import make_batch
+from backends.pdlp.batch import Batch, make_batch
+from backends.pdlp.inexact import fit_inexact_projection
 from backends.pdlp.projection import DenseProjection, FactoredProjection, Graph, make_projection
 from backends.pdlp.restarts import PrimalWeight, RestartRule
 from backends.pdlp.scaling import equilibrate, ruiz_pock_chambolle, scale, spectral_norm
@@ -65,6 +66,24 @@ def test_the_factored_projection_equals_the_dense_one(kind: str, rows: Tensor | 
     assert float((point - factored.project(point)).norm()) > 0.1
     torch.testing.assert_close(factored.keep([1]).project(point[:, 1:]), factored.project(point)[:, 1:])
     torch.testing.assert_close(dense.keep([1]).project(point[:, 1:]), dense.project(point)[:, 1:])
+
+
+@pytest.mark.parametrize("rows", [None, torch.arange(3, 40)])
+def test_the_projection_by_products_tends_to_the_dense_one(rows: Tensor | None) -> None:
+    n, p = 50, 3
+    A = DirectionMatrix(Dense(randn(n, p)), product_only(make_hessian("indefinite", n, 6)), rows)  # noqa: N806
+    zeros = torch.zeros(A.shape[0], 2).double()
+    box = torch.ones(n + p, 2).double()
+    bounds = (zeros - 0.1, zeros + torch.tensor([0.1, 0.3]).double(), -box, box)
+    projection = fit_inexact_projection(Batch(A, randn(n + p, 2), *bounds, torch.zeros(2).double()))
+    assert projection is not None
+    exact, point = DenseProjection(projection.graph), randn(n + p + A.shape[0], 2, seed=7)
+    distances = [float((projection.project(point) - exact.project(point)).norm()) for _ in range(10)]
+    assert distances[0] > 1e-6  # not exact at once: the Hessian is not its Krylov model
+    assert distances[-1] < 1e-5 * distances[0]
+    torch.testing.assert_close(projection.multiplier(point), exact.multiplier(point), rtol=1e-4, atol=1e-5)
+    kept = projection.keep([1])
+    torch.testing.assert_close(kept.project(point[:, 1:]), exact.project(point)[:, 1:], rtol=1e-4, atol=1e-5)
 
 
 @given(known=known_lps(), seed=st.integers(0, 99))

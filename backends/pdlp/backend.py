@@ -13,6 +13,7 @@ import torch
 from backends.devices import move_program
 from backends.pdlp import douglas_rachford, halpern
 from backends.pdlp.batch import Batch, make_batch
+from backends.pdlp.inexact import fit_inexact_projection
 from backends.pdlp.iteration import Callback
 from backends.pdlp.limits import Limits
 from backends.pdlp.projection import Projection
@@ -31,11 +32,13 @@ class PDLP(LPBackend):
     """First-order linear programming by products with A, in float64, on CPU or CUDA.
 
     Two methods share anchoring, restarts and step-size control. ``"halpern"`` is r2HPDHG, for any program.
-    ``"douglas_rachford"`` projects onto ``{A x = s}`` exactly; direction LPs need that, and ``"auto"`` takes it for
-    them wherever H can be factored. Programs that share A are solved side by side (`lift_core.solve_lps`).
+    ``"douglas_rachford"`` projects onto ``{A x = s}``; direction LPs need that, and ``"auto"`` takes it for them. The
+    projection is exact where H can be factored; where only its products are at hand it is one of a few conjugate
+    gradient steps, see `backends.pdlp.inexact`. Programs that share A are solved side by side (`lift_core.solve_lps`).
 
     Attributes:
-        max_iterations: iterations of either method; each costs two products with A.
+        max_iterations: iterations of either method. Each costs two products with A, or a projection where that is
+            exact; by products alone one projection takes about ten, and a direction is of use after some thirty.
         algorithm: ``"auto"``, ``"halpern"`` or ``"douglas_rachford"``.
         device: where to compute; None: where the program lives.
         check_interval: iterations from one check of residuals and restarts to the next; only these wait for the device.
@@ -133,6 +136,7 @@ class PDLP(LPBackend):
             densify_limit=max(batch.A.shape) if forced else self.densify_limit,
             accuracy=PROJECTION_ACCURACY * self.rtol,
         )
+        projection = fit_inexact_projection(batch) if projection is None else projection
         if projection is None and forced:
             raise ValueError(
                 f"algorithm: 'douglas_rachford' needs to factor A, but {batch.A!r} is too large for that; use 'halpern'"

@@ -2,6 +2,7 @@
 
 `DenseProjection` takes a QR factorisation of ``M^T`` (O(n^2) per projection). `FactoredProjection` never forms M: for
 ``A = [J H]`` with ``H = diag(d) + V diag(c) V^T`` one factorisation of size 2k + p makes each projection O(n (k + p)).
+Where H is neither, `backends.pdlp.inexact` has one by products.
 """
 
 from __future__ import annotations
@@ -177,6 +178,12 @@ class FactoredProjection(Projection):
 
     def multiplier(self, point: Tensor) -> Tensor:
         return self._project(point)[1]
+
+    def solve(self, right: Float64[Tensor, "m b"]) -> Float64[Tensor, "m b"]:
+        """``(M M^T)^-1 right``: the multiplier of 0 where ``b = -right``; without refinement."""
+        plain, graph = copy.copy(self), self.graph
+        plain.graph = graph._replace(center_x=torch.zeros_like(graph.center_x), center_s=-right)
+        return plain._project_once(torch.cat([plain.graph.center_x, torch.zeros_like(right)]))[1]
 
     def _project(self, point: Tensor) -> tuple[Tensor, Tensor]:
         """The projection and its multiplier; projecting once more removes the rounding error of the first time."""

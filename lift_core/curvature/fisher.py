@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,15 +15,19 @@ from lift_core.operators import LowRankPlusDiagonal
 
 @dataclass(frozen=True, kw_only=True)
 class Fisher(CurvatureModel):
-    """``G Gᵀ``, column i being ``sqrt(N_i² / N) ∇ℓ_i``, with labels drawn from the model: its Fisher information.
+    """``G Gᵀ``, its columns ``sqrt(N_i² / (m_i N)) ∇ℓ_i`` with labels drawn from the model: its Fisher information.
 
-    ℓ_i is the mean loss of example i (a sequence, say) over its N_i terms and N is their sum over the examples used. As
-    the labels are drawn, the cross terms within an example vanish in expectation, and ``G Gᵀ`` estimates the
-    Gauss-Newton matrix of the training loss from one pass over ``samples`` examples. Its ``rank`` leading eigenpairs
-    are kept; the trace of the others is spread evenly.
+    ℓ_i is the mean loss of example i (a sequence, say) over its N_i terms, m_i says how many times its labels are
+    drawn, each time for a column of its own, and N is the sum of the N_i over the examples used. As the labels are
+    drawn, the cross terms within an example vanish in expectation, and ``G Gᵀ`` is an unbiased estimate of the
+    Gauss-Newton matrix of the training loss on these examples. Its ``rank`` leading eigenpairs are kept; the trace of
+    the others is spread evenly.
 
     Attributes:
-        samples: examples, taken in order from the chosen batches; fewer if there are fewer.
+        samples: columns, one gradient of one example each. Examples are taken in order from the chosen batches; where
+            there are fewer than ``samples``, in several rounds, the last of which may end early. Further rounds reduce
+            the noise of the labels, not that of having few examples; where `BilevelProblem.sampled` leaves nothing to
+            chance, they repeat the columns and change nothing.
         rank: eigenpairs that are kept.
 
     Reference: Martens (2020), New insights and perspectives on the natural gradient method, sections 5 and 9.
@@ -40,12 +45,11 @@ class Fisher(CurvatureModel):
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
 
     def budget(self, n: int) -> Budget:
-        """The gradients (half as much where they are float32) and the eigenvectors kept, twice."""
+        """The gradients (half as much where they are float32) and the eigenvectors kept, twice; one round's passes."""
         return Budget(num_gradients=1, num_bytes=8 * n * (self.samples + 2 * min(self.rank, self.samples)))
 
     def data_curvature(self, view: CurvatureView) -> Curvature:
-        rows, sizes = self._gradients(view)
-        scale = sizes / sizes.sum().sqrt()
+        rows, scale, rounds = self._columns(view)
         gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
         for part in rows.split(1 << 16, dim=1):  # summed in float64, a stretch of weights at a time
             gram.addmm_(part.double(), part.double().T)
@@ -60,18 +64,29 @@ class Fisher(CurvatureModel):
             diagonal=torch.full((n,), sigma, dtype=torch.float64, device=rows.device), factor=factor, core=top - sigma
         )
         smallest = float(top[0]) if kept else 0.0
-        return Curvature(built, smallest, float(values[-1]), sigma, num_gradients=1)
+        return Curvature(built, smallest, float(values[-1]), sigma, num_gradients=rounds)
 
-    def _gradients(self, view: CurvatureView) -> tuple[Tensor, Tensor]:
-        """Gradients of single examples, (samples, n), and the size of each."""
+    def _columns(self, view: CurvatureView) -> tuple[Tensor, Tensor, int]:
+        """Gradients (samples, n), the factor of each that makes it a column of G, and the rounds that were begun."""
+        rows, sizes = self._round(view, self.samples)
+        examples = len(sizes)
+        rounds = math.ceil(self.samples / examples)
+        limits = [min(examples, self.samples - begun * examples) for begun in range(1, rounds)]
+        drawn = [rows, *(self._round(view, limit)[0] for limit in limits)]
+        times = [math.ceil((self.samples - place) / examples) for place in range(examples)]
+        one = torch.tensor(sizes, dtype=torch.float64, device=rows.device)
+        one = one / (one.sum() * torch.tensor(times).to(one)).sqrt()
+        return torch.cat(drawn), one.repeat(rounds)[: self.samples], rounds
+
+    def _round(self, view: CurvatureView, limit: int) -> tuple[Tensor, list[int]]:
+        """Gradients of the first ``limit`` examples, labels drawn anew, and the size of each example."""
         rows: list[Tensor] = []
         sizes: list[int] = []
         for batch in view.batches:
-            wanted = self.samples - len(sizes)
-            if wanted <= 0:
+            if len(sizes) >= limit:
                 break
             drawn = view.problem.sampled(view.point, batch, view.generator)
-            gradients, counts = view.problem.example_gradients(view.point, drawn, limit=wanted)
+            gradients, counts = view.problem.example_gradients(view.point, drawn, limit=limit - len(sizes))
             rows.append(gradients)
             sizes.extend(counts)
-        return torch.cat(rows), torch.tensor(sizes, dtype=torch.float64, device=rows[0].device)
+        return torch.cat(rows), sizes
