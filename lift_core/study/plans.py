@@ -151,8 +151,8 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
 
     LiFT takes λ's direction d from the LP at ρ = 0, where only p numbers are fitted to the direction data, and refits
     on train + direction data for three epochs at λ + d, where a strength is ten times as large or as small; the box on
-    θ is too wide to bind. Its curvature comes from one training batch. Negative eigenvalues count by their size: those
-    set to zero leave the strength alone to divide by, and decide λ's direction by noise.
+    θ is too wide to bind. Its curvature comes from one training batch. Negative eigenvalues count by their size: λ's
+    direction then depends less on the batch than with those set to zero (``benchmarks/hypergradient_signs.py``).
 
     For the bundled model, pruned to what two cores can do: shares of 1, 5 and 25 % of the training articles; last, last
     two and all blocks; evaluation on parts of the validation and test articles. Another ``model`` gets 5, 25 and 100 %,
