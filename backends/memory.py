@@ -10,7 +10,7 @@ import os
 
 import torch
 
-from backends.interior_point.chunks import GRAM_ROWS
+from backends.interior_point.chunks import GRAM_ROWS, SMALL_FACTORS
 from lift_core.operators import Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal, Sparse
 
 _NUMBER = 8
@@ -42,7 +42,8 @@ def interior_point_bytes(num_weights: int, rank: int, num_hyper: int, *, device:
     rows = min(GRAM_ROWS.get(device, GRAM_ROWS["cpu"]), num_weights)
     core = (3 * (2 * rank + num_hyper)) ** 2
     chunk = rows * (7 * rank + 5 * num_hyper)
-    return _NUMBER * (INTERIOR_POINT_VECTORS * (num_weights + num_hyper) + chunk + 6 * core)
+    kept = num_weights * (rank + 2 * num_hyper) if num_weights * (rank + num_hyper) <= SMALL_FACTORS else 0
+    return _NUMBER * (INTERIOR_POINT_VECTORS * (num_weights + num_hyper) + kept + chunk + 6 * core)
 
 
 def pdlp_bytes(num_weights: int, rank: int, num_hyper: int, *, programs: int = 1) -> int:

@@ -16,6 +16,8 @@ TRIANGLE_ROWS = {"cpu": 1 << 8, "cuda": 1 << 11}
 """Rows of the blocks of which half a square matrix is made."""
 GRAM_ROWS = {"cpu": 1 << 11, "cuda": 1 << 19}
 """Rows of a chunk of which a few weighted copies are made."""
+SMALL_FACTORS = 1 << 22
+"""Up to so many entries the factors and the mixed partial of a direction LP are kept side by side as one matrix."""
 
 
 def chunks(length: int, device: torch.device, sizes: dict[str, int] = ENTRIES) -> Iterator[slice]:

@@ -28,13 +28,10 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from backends.interior_point.chunks import GRAM_ROWS, ROWS, chunks, elementwise
+from backends.interior_point.chunks import GRAM_ROWS, ROWS, SMALL_FACTORS, chunks, elementwise
 from backends.interior_point.system import NewtonSystem, factorize_lu, solve_lu
 from lift_core.lp import LinearProgram
 from lift_core.operators import Dense, Diagonal, DirectionMatrix, GroupColumns, LinearOperator, LowRankPlusDiagonal
-
-SMALL = 1 << 22
-"""Up to so many entries [V  J] is kept as one matrix."""
 
 LARGEST_CORE = 2_000
 """Up to this size the core grows where accuracy asks for it."""
@@ -59,7 +56,7 @@ class StructuredSystem(NewtonSystem):
         super().__init__(A)
         self.D, self.V, self.C = _factors(A.hessian)
         self.num_hyper, self.rank = A.num_hyper, len(self.C)
-        small = len(self.D) * (self.rank + self.num_hyper) <= SMALL
+        small = len(self.D) * (self.rank + self.num_hyper) <= SMALL_FACTORS
         sparse = isinstance(A.mixed, GroupColumns) and not small
         self.J = A.mixed if sparse or isinstance(A.mixed, Dense) else Dense(A.mixed.to_dense())
         self._both = torch.cat([self.V, self.J.to_dense()], dim=1) if small else None
