@@ -46,6 +46,7 @@ BAD_ARGUMENTS = (
     (f"run {Q} --slack 2", "slacks: expected one or more ratios in [0, 1], got (2.0,)"),
     (f"run {Q} --slack nan", "slacks: expected one or more ratios in [0, 1], got (nan,)"),
     (f"run {Q} --hyper-radius -1", "hyper_radius: expected a positive number, got -1.0"),
+    (f"run {Q} --controls-radius 0", "--controls-radius: expected a positive number, got 0.0"),
     (f"run {Q} --weights-radius inf", "weights_radius: expected a positive number, got inf"),
     (f"run {Q} --rows half", "rows: expected 'all' or a share in (0, 1], got 'half'"),
     (f"run {Q} --rows 0", "rows: expected 'all' or a share in (0, 1], got 0"),

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -103,6 +104,9 @@ def test_every_flag_reaches_the_search() -> None:
     search = resolve(given, Quadratic()).search()
     box = lift.TrustBox(hyper_radius=2.0, weights_radius=3.0, relative=True, rows=0.5, kappa=0.25)
     assert (search.backend.rtol, search.curvature, search.box) == (1e-5, lift.LowRank(rank=3, share=0.5), box)
+    assert resolve(given | {"controls": True}, Quadratic()).search().controls[1] == lift.SignGradient(box=box)
+    narrow = resolve(given | {"controls": True, "controls_radius": 0.1}, Quadratic()).search()
+    assert narrow.box == box and narrow.controls[1] == lift.SignGradient(box=replace(box, weights_radius=0.1))
     assert search.line_search == lift.Armijo(max_evaluations=5)
     assert search.trainer == lift.Trainer(learning_rate=0.1, averaging=0.5)
     assert search.refit == lift.Refit(epochs=6, splits=("train", "direction"), patience=3, reach=(1.0, 2.0))

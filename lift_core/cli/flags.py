@@ -138,3 +138,7 @@ MoreControls = Annotated[
           "--more-controls/--no-more-controls",
           default="no-more-controls", panel=_STEPS),
 ]  # fmt: skip
+ControlsRadius = Annotated[
+    float | None,
+    _flag("Δ_θ of the controls -gradient and -sign(gradient).", default="--weights-radius", panel=_STEPS),
+]

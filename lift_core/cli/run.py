@@ -63,6 +63,7 @@ def run(
     rounds: flags.Rounds = None,
     controls: flags.Controls = None,
     more_controls: flags.MoreControls = None,
+    controls_radius: flags.ControlsRadius = None,
     seed: flags.Seed = None,
     threads: flags.Threads = None,
 ) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -89,6 +90,7 @@ class RunSettings:
     rounds: int = LocalSearch.rounds
     controls: bool = True
     more_controls: bool = False
+    controls_radius: float | None = None
     seed: int = LocalSearch.seed
     threads: int = 1
 
@@ -103,6 +105,8 @@ class RunSettings:
             raise ValueError(f"--select: expected a share of the weights in (0, 1], got {self.select}")
         if self.select_options and self.select is None:
             raise ValueError("--select-set: expected together with --select BUDGET, got it alone")
+        if self.controls_radius is not None and not 0 < self.controls_radius < math.inf:
+            raise ValueError(f"--controls-radius: expected a positive number, got {self.controls_radius}")
         if self.threads < 1:
             raise ValueError(f"--threads: expected at least 1, got {self.threads}")
 
@@ -133,7 +137,7 @@ class RunSettings:
             warmup_epochs=self.warmup_epochs,
             refit=self._refit(),
             rounds=self.rounds,
-            controls=self._controls(box, curvature.share),
+            controls=self._controls(self._controls_box(box), curvature.share),
             seed=self.seed,
         )
 
@@ -144,6 +148,10 @@ class RunSettings:
             patience=self.refit_patience,
             reach=self.refit_reach,
         )
+
+    def _controls_box(self, box: TrustBox) -> TrustBox:
+        """The search's own, but for the radius of the weights where ``controls_radius`` gives another."""
+        return box if self.controls_radius is None else replace(box, weights_radius=self.controls_radius)
 
     def _controls(self, box: TrustBox, share: float) -> tuple[Move, ...]:
         if not self.controls:

@@ -151,8 +151,9 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
 
     LiFT takes λ's direction d from the LP at ρ = 0, where only p numbers are fitted to the direction data, and refits
     on train + direction data for three epochs at λ + d, where a strength is ten times as large or as small; the box on
-    θ is too wide to bind. Its curvature comes from one training batch. Negative eigenvalues count by their size: λ's
-    direction then depends less on the batch than with those set to zero (``benchmarks/hypergradient_signs.py``).
+    θ is too wide to bind, that of the gradient controls a tenth of each tensor's size. Its curvature comes from one
+    training batch. Negative eigenvalues count by their size: λ's direction then depends less on the batch than with
+    those set to zero (``benchmarks/hypergradient_signs.py``).
 
     For the bundled model, pruned to what two cores can do: shares of 1, 5 and 25 % of the training articles; last, last
     two and all blocks; evaluation on parts of the validation and test articles. Another ``model`` gets 5, 25 and 100 %,
@@ -163,6 +164,7 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
     clamped: Settings = {"curvature_options": {**curvature, "definiteness": "clamped"}}
     variants: dict[str, Settings] = {
         "LiFT": {},
+        "two epochs of refit": {"refit_epochs": 2},
         "clamped, λ + 3 d": {**clamped, "weights_radius": 0.1, "hyper_radius": 3.0, "refit_reach": [3.0]},
         "move only, ρ = 0.01": {**_MOVE, "slack": [1e-2], "weights_radius": 0.1},
         "published recipe": _PUBLISHED,
@@ -182,6 +184,7 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
             "slack": [0.0],
             "hyper_radius": math.log(10),
             "weights_radius": 100.0,
+            "controls_radius": 0.1,
             "averaging": 0.95,
             "warmup_epochs": 2,
             "refit_epochs": 3,
