@@ -67,8 +67,14 @@ def operator_bytes(A: LinearOperator) -> int:  # noqa: N803
     return _NUMBER * (2 * m * n + 4 * m * m + INTERIOR_POINT_VECTORS // 2 * (m + n))
 
 
+def can_polish(num_weights: int, device: torch.device) -> bool:
+    """Whether there is room to polish a program of `PDLP`."""
+    return _NUMBER * POLISH_VECTORS * num_weights <= available_bytes(device)
+
+
 def available_bytes(device: torch.device) -> int:
-    """Memory of a device: all of this machine's, or what is free on a GPU."""
+    """All memory of this machine, or what is free on a GPU; what torch keeps for reuse counts as free."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from device_rates import device_name
 from hessian_products import TUNED, gpt2_small, timed
 from rich.console import Console
 from rich.progress import track
@@ -53,12 +54,13 @@ def make_problem(options: argparse.Namespace) -> LanguageModel:
         tokenizer=load_tokenizer(BUNDLED_MODEL, BUNDLED_MODEL),
         texts={part: wikitext2(part) for part in ("train", "validation", "test")},
         train_share=0.05,
-        blocks=TUNED[options.tuned],
+        **TUNED[options.tuned],
         regularizer="l2sp",
         regularize_by="tensor",
         block_length=options.length,
         batch_blocks=options.sequences,
         max_tokens={"train": tokens, "direction": tokens, "selection": tokens, "test": tokens},
+        keep_graphs=int(options.keep_graphs * 2**30),
         device=options.device,
     )
 
@@ -99,12 +101,12 @@ def warmed_up(problem: LanguageModel) -> Point:
 
 
 def direction_program(problem: LanguageModel, options: argparse.Namespace) -> tuple[LinearProgram, int]:
-    """The direction LP with factored curvature from one batch, and the products that the curvature took."""
+    """The direction LP of the plan `language`, curvature from one batch, and the products that the curvature took."""
     point = warmed_up(problem)
     known = linearize(problem, point)
-    model = LowRank(rank=options.rank, num_probes=1, definiteness="clamped", share=0.5)
+    model = LowRank(rank=options.rank, num_probes=1, definiteness="absolute", share=0.5)
     built = build_curvature(model, problem, point, start=known.grad_weights, seed=0)
-    box = TrustBox(hyper_radius=3.0, weights_radius=0.1, relative=True)
+    box = TrustBox(hyper_radius=math.log(10), weights_radius=100.0, relative=True)
     (lp,) = slack_path_lps(problem, known, built.hessian, slacks=[options.slack], box=box)
     return lp, round(built.num_hvps)
 
@@ -118,7 +120,7 @@ def stages(seconds: dict[str, float], lp_seconds: float, products: int, options:
     train, direction, selection = (
         batches(tokens) for tokens in (options.train_tokens, options.direction_tokens, options.selection_tokens)
     )
-    curvature = math.ceil(options.curvature_share * train)
+    curvature = max(1, math.ceil(options.curvature_share * train))
     counted = (
         ("an epoch of warm-up", "training", train),
         ("an epoch of refit, train + direction data", "training", train + direction),
@@ -147,7 +149,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--train-tokens", type=int, default=120_000)
     parser.add_argument("--direction-tokens", type=int, default=27_000)
     parser.add_argument("--selection-tokens", type=int, default=15_000)
-    parser.add_argument("--curvature-share", type=float, default=0.025, help="of the training batches")
+    parser.add_argument("--curvature-share", type=float, default=0.0, help="of the training batches; one at least")
+    parser.add_argument("--keep-graphs", type=float, default=4.0, help="GiB of graphs that products may keep")
     parser.add_argument("--evaluations", type=int, default=6, help="of the line search")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -176,7 +179,13 @@ def main() -> None:
     bytes_needed = direction_lp_bytes(n, options.rank, p) + interior_point_bytes(
         n, options.rank, p, device=options.device
     )
-    table = Table("stage", "one batch, s", "batches", "seconds", title=f"GPT-2 Small, {options.tuned}: {n:,} weights")
+    table = Table(
+        "stage",
+        "one batch, s",
+        "batches",
+        "seconds",
+        title=f"GPT-2 Small, {options.tuned}: {n:,} weights; {device_name(options.device)}",
+    )
     for row in rows:
         batch = "" if row["one batch"] is None else f"{row['one batch']:.3g}"
         table.add_row(row["stage"], batch, str(row["batches"] or ""), f"{row['seconds']:.4g}")
@@ -185,9 +194,10 @@ def main() -> None:
     console.print(f"direction LP: {solution.status.name} after {solution.iterations} iterations, rtol {options.rtol:g}")
     console.print(f"memory predicted for the direction LP: {bytes_needed / 2**30:.2f} GiB")
     record = {
-        "torch": torch.__version__, "options": {key: str(value) for key, value in vars(options).items()},
+        "device": device_name(options.device), "torch": torch.__version__,
+        "options": {key: str(value) for key, value in vars(options).items()},
         "weights": n, "hyperparameters": p, "rows": rows, "lp_status": solution.status.name,
-        "lp_iterations": solution.iterations, "lp_bytes": bytes_needed,
+        "lp_worst_residual": solution.kkt.worst, "lp_iterations": solution.iterations, "lp_bytes": bytes_needed,
     }  # fmt: skip
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out / "gpt2_small_cost.json", json.dumps(record, indent=2) + "\n")

@@ -1,12 +1,14 @@
 """Time and memory of one exact Hessian product at the size of GPT-2 Small, against a gradient and plain autodiff.
 
 The network has GPT-2 Small's architecture (12 x 768, 124 M weights) with random weights; the text is WikiText-2. All
-rows of a table are measured in one run, interleaved, and the medians are compared. Memory is the growth of the peak
-resident set of a process that does nothing else.
+rows of a table are measured in one run, interleaved, and the medians are compared. The floor is the larger of two
+times: counted operations of matrix products at the rate of a large one, and the weights of the part that runs, its
+input, the vector and the result, each moved once at the rate of a large copy. Memory is the growth of the peak resident
+set of a process that does nothing else; on a GPU, of the peak of what torch has allocated.
 
 Example:
     python benchmarks/hessian_products.py --out runs/hessian-products
-    python benchmarks/hessian_products.py --part memory --device cuda
+    python benchmarks/hessian_products.py --device cuda --sequences 8 --length 1024 --keep-graphs 40
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import resource
 import statistics
 import subprocess
@@ -24,12 +27,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from device_rates import bandwidth, device_name, matrix_rate
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp
 from torch.nn.functional import cross_entropy
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel, logging
 
 from lift_core.allocation import keep_freed_memory
@@ -38,7 +43,7 @@ from problems import LanguageModel
 from problems.causal_lm import load_tokenizer
 from problems.gpt2_wikitext2 import BUNDLED_MODEL, wikitext2
 
-TUNED = {"last block": (-1,), "all blocks": tuple(range(12))}
+TUNED = {"last block": {"blocks": (-1,)}, "all blocks": {"blocks": range(12)}, "all weights": {"trainable": "*"}}
 MEMORY_ROWS = ("plain gradient", "plain product", "gradient", "product")
 
 
@@ -49,20 +54,29 @@ def gpt2_small(attention: str = "eager") -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config).eval()
 
 
-def tuned_problem(tuned: str, sequences: int, length: int, *, device: str, dtype: torch.dtype) -> LanguageModel:
-    """One batch of WikiText-2 through GPT-2 Small."""
+def tuned_problem(
+    tuned: str, sequences: int, length: int, *, device: str, dtype: torch.dtype, keep_graphs: float
+) -> LanguageModel:
+    """One batch of WikiText-2 through GPT-2 Small; graphs of up to ``keep_graphs`` GiB are kept."""
     parts = {part: wikitext2(part)[:60] for part in ("train", "validation", "test")}
     return LanguageModel(
         model=gpt2_small(),
         tokenizer=load_tokenizer(BUNDLED_MODEL, BUNDLED_MODEL),
         texts=parts,
-        blocks=TUNED[tuned],
+        **TUNED[tuned],
         block_length=length,
         batch_blocks=sequences,
         max_tokens={"train": sequences * length},
+        keep_graphs=int(keep_graphs * 2**30),
         device=device,
         dtype=dtype,
     )
+
+
+def problem_of(tuned: str, sequences: int, length: int, options: argparse.Namespace) -> LanguageModel:
+    """`tuned_problem` on the device and in the precision of the options."""
+    dtype = getattr(torch, options.dtype)
+    return tuned_problem(tuned, sequences, length, device=options.device, dtype=dtype, keep_graphs=options.keep_graphs)
 
 
 def full_gradient(model: nn.Module, ids: Tensor) -> Callable[[], object]:
@@ -88,11 +102,9 @@ def plain_loss(problem: LanguageModel, model: nn.Module, ids: Tensor) -> Callabl
     return loss
 
 
-def oracle_rows(
-    tuned: str, sequences: int, length: int, device: str, dtype: torch.dtype
-) -> dict[str, Callable[[], object]]:
+def oracle_rows(problem: LanguageModel) -> dict[str, Callable[[], object]]:
     """What is measured, by name."""
-    problem = tuned_problem(tuned, sequences, length, device=device, dtype=dtype)
+    device, dtype = problem.device, next(problem.model.parameters()).dtype
     point, batches = problem.initial_point(), list(problem.batches("train"))
     vector = torch.randn(len(point.weights), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     vector = (vector / vector.norm()).to(device)
@@ -131,17 +143,16 @@ def timed(run: Callable[[], object], device: str) -> float:
 def time_table(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Medians of interleaved calls, per tuned set."""
     dtype, rows = getattr(torch, options.dtype), []
+    rates = matrix_rate(options.device, dtype), bandwidth(options.device)
     for tuned in options.tuned:
-        calls = oracle_rows(tuned, options.sequences, options.length, options.device, dtype)
-        if tuned == "all blocks":
+        problem = problem_of(tuned, options.sequences, options.length, options)
+        calls = oracle_rows(problem)
+        if tuned != "last block":
             calls.pop("plain gradient")
-        ids = (
-            tuned_problem(tuned, options.sequences, options.length, device=options.device, dtype=dtype)
-            .batches("train")[0]
-            .ids
-        )
+        for left_out in options.without:
+            calls.pop(left_out, None)
         full = gpt2_small("sdpa").to(device=options.device, dtype=dtype)
-        calls["full gradient"] = full_gradient(full, ids)
+        calls["full gradient"] = full_gradient(full, problem.batches("train")[0].ids)
         seconds: dict[str, list[float]] = {name: [] for name in calls}
         for repeat in track(range(options.repeats + 1), description=tuned):
             for name, call in calls.items():
@@ -150,20 +161,35 @@ def time_table(options: argparse.Namespace) -> list[dict[str, Any]]:
                     seconds[name].append(value)
         medians = {name: statistics.median(values) for name, values in seconds.items()}
         for name, median in medians.items():
-            row = {
-                "tuned": tuned,
-                "what": name,
-                "seconds": median,
-                "per_full_gradient": median / medians["full gradient"],
-            }
-            rows.append(row | {"per_plain_product": median / medians["plain product"]})
+            least = floor(calls[name], problem, rates) if name in ("product", "gradient") else None
+            rows.append(
+                {
+                    "tuned": tuned, "what": name, "seconds": median,
+                    "per_full_gradient": median / medians["full gradient"],
+                    "per_plain_product": median / medians.get("plain product", math.nan),
+                    "floor": least, "over_floor": least and median / least,
+                }
+            )  # fmt: skip
+        del problem, calls, full
     return rows
+
+
+def floor(call: Callable[[], object], problem: LanguageModel, rates: tuple[float, float]) -> float:
+    """Seconds that the matrix products of a call, or the bytes that it must move, take at best."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    batch, width = problem.batches("train")[0], problem.model.config.n_embd
+    network = next(problem.model.parameters())
+    tuned = len(problem.initial_point().weights)
+    head = problem.model.lm_head.weight.numel()
+    moved = (batch.ids.numel() * width + max(tuned, head)) * network.element_size() + 2 * 8 * tuned
+    return max(counter.get_total_flops() / rates[0], moved / rates[1])
 
 
 def memory_row(options: argparse.Namespace) -> dict[str, Any]:
     """Growth of the peak memory by one call, in this process."""
     tuned, what = options.measure
-    calls = oracle_rows(tuned, options.sequences, options.length, options.device, getattr(torch, options.dtype))
+    calls = oracle_rows(problem_of(tuned, options.sequences, options.length, options))
     if options.device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -193,17 +219,18 @@ def _peak() -> int:
 def memory_table(options: argparse.Namespace) -> list[dict[str, Any]]:
     """One process per row."""
     rows: list[dict[str, Any]] = []
-    for what in track(MEMORY_ROWS, description="memory"):
-        command = [sys.executable, __file__, "--measure", "last block", what, "--device", options.device]
+    wanted = [(tuned, what) for tuned in options.memory_tuned for what in MEMORY_ROWS if what not in options.without]
+    for tuned, what in track(wanted, description="memory"):
+        command = [sys.executable, __file__, "--measure", tuned, what, "--device", options.device]
+        command += ["--keep-graphs", str(options.keep_graphs)]
         command += ["--sequences", str(options.memory_sequences), "--length", str(options.memory_length)]
         command += ["--dtype", options.dtype, "--threads", str(options.threads)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            rows.append(
-                {"what": what, "bytes": None, "failed": done.stderr.strip().splitlines()[-1:] or done.returncode}
-            )
+            failed = done.stderr.strip().splitlines()[-1:] or done.returncode
+            rows.append({"tuned": tuned, "what": what, "bytes": None, "failed": failed})
             continue
-        rows.append({"what": what} | json.loads(done.stdout.splitlines()[-1]))
+        rows.append({"tuned": tuned, "what": what} | json.loads(done.stdout.splitlines()[-1]))
     return rows
 
 
@@ -211,7 +238,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/hessian-products"))
     parser.add_argument("--part", choices=("time", "memory", "all"), default="all")
-    parser.add_argument("--tuned", nargs="+", choices=tuple(TUNED), default=list(TUNED))
+    parser.add_argument("--tuned", nargs="+", choices=tuple(TUNED), default=["last block", "all blocks"])
+    parser.add_argument("--memory-tuned", nargs="+", choices=tuple(TUNED), default=["last block"])
+    parser.add_argument("--without", nargs="*", choices=MEMORY_ROWS, default=[], help="rows to leave out")
+    parser.add_argument("--keep-graphs", type=float, default=4.0, help="GiB of graphs that products may keep")
     parser.add_argument("--sequences", type=int, default=2)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--memory-sequences", type=int, default=8)
@@ -228,24 +258,31 @@ def main() -> None:
         print(json.dumps(memory_row(options)))
         return
     keep_freed_memory()  # not where memory is measured: the peak would include what is kept
-    results: dict[str, Any] = {"torch": torch.__version__, "options": {k: str(v) for k, v in vars(options).items()}}
+    results: dict[str, Any] = {
+        "device": device_name(options.device),
+        "torch": torch.__version__,
+        "options": {k: str(v) for k, v in vars(options).items()},
+    }
     console = Console()
     if options.part != "memory":
         results["time"] = time_table(options)
-        table = Table("tuned", "what", "seconds", "/ full gradient", "/ plain product", title="One call, median")
+        columns = "tuned", "what", "seconds", "/ full gradient", "/ plain product", "/ floor"
+        table = Table(*columns, title=f"One call, median; {device_name(options.device)}")
         for row in results["time"]:
             ratios = f"{row['per_full_gradient']:.2f}", f"{row['per_plain_product']:.2f}"
-            table.add_row(row["tuned"], row["what"], f"{row['seconds']:.3f}", *ratios)
+            over_floor = "" if row["over_floor"] is None else f"{row['over_floor']:.2f}"
+            table.add_row(row["tuned"], row["what"], f"{row['seconds']:.4f}", *ratios, over_floor)
         console.print(table)
     if options.part != "time":
         results["memory"] = memory_table(options)
-        table = Table("what", "GiB", "/ gradient", title="Growth of peak memory, last block tuned")
-        gradient = next(row["bytes"] for row in results["memory"] if row["what"] == "gradient")
+        table = Table("tuned", "what", "GiB", "/ gradient", title="Growth of peak memory")
+        gradients = {row["tuned"]: row["bytes"] for row in results["memory"] if row["what"] == "gradient"}
         for row in results["memory"]:
             if row["bytes"] is None:
-                table.add_row(row["what"], "failed", str(row["failed"]))
+                table.add_row(row["tuned"], row["what"], "failed", str(row["failed"]))
             else:
-                table.add_row(row["what"], f"{row['bytes'] / 2**30:.2f}", f"{row['bytes'] / gradient:.2f}")
+                ratio = row["bytes"] / (gradients[row["tuned"]] or math.nan)
+                table.add_row(row["tuned"], row["what"], f"{row['bytes'] / 2**30:.2f}", f"{ratio:.2f}")
         console.print(table)
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out / "results.json", json.dumps(results, indent=2))

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from backends.certificates import certify
 from backends.kkt import Incumbent, KKTCheck, Residuals
+from backends.memory import can_polish
 from backends.pdlp.batch import Batch, product, transposed_product
 from backends.pdlp.interior import interior_pair
 from backends.pdlp.iteration import AnchoredIteration, Callback, drive
@@ -106,7 +107,7 @@ class DouglasRachford(AnchoredIteration):
         best = [Incumbent(zero_x[:, column], zero_y[:, column]) for column in range(batch.size)]
         super().__init__(batch, [_step_control(max(len(zero_x) + len(zero_y), 1) ** -0.5) for _ in starts], best)
         self.improved_at, self.previous = [0] * batch.size, (zero_x, zero_y)
-        if polish:
+        if polish and can_polish(self.n, zero_x.device):
             equations = [equations_of_factors(batch.program(column)) for column in range(batch.size)]
             self.polish = [None if found is None else Polish(found, FIRST_POLISH * batch.size) for found in equations]
         self.cost_size = torch.ones(batch.size, dtype=torch.float64, device=zero_x.device)

@@ -62,9 +62,10 @@ def check_products(problem: BilevelProblem, point: Point, batch: Batch, *, seed:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Free memory of a device."""
+    """Free memory of a device; on a GPU that which torch keeps for reuse counts as free."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())

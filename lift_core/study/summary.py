@@ -95,9 +95,9 @@ def to_markdown(rows: Sequence[Row]) -> str:
     for setting in dict.fromkeys(row.setting for row in rows):
         here = [row for row in rows if row.setting == setting]
         best = min(here, key=lambda row: row.test.mean)
-        count = len(here[0].seeds)
-        seeds = f"{count} seed{'s' if count > 1 else ''}"
-        head = f"**{setting[0].upper()}{setting[1:]}** ({here[0].metric}; {seeds})"
+        seeds = here[0].seeds
+        which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+        head = f"**{setting[0].upper()}{setting[1:]}** ({here[0].metric}; {which})"
         columns = ("method", "test", "LiFT ahead by", "validation", "gradients", "products", "cost", "seconds")
         lines = [head, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         for row in here:
@@ -125,7 +125,7 @@ def _row(
     found = [by_seed[seed] for seed in seeds]
     common = [seed for seed in seeds if seed in lift[1]]
     ahead = [by_seed[seed]["metric"]["test"] - lift[1][seed]["metric"]["test"] for seed in common]
-    splits = {split: _spread([record["metric"][split] for record in found]) for split in ("test", "selection", "train")}
+    splits = {split: spread([record["metric"][split] for record in found]) for split in ("test", "selection", "train")}
     return Row(
         setting=setting,
         method=label,
@@ -134,13 +134,18 @@ def _row(
         test=splits["test"],
         validation=splits["selection"],
         train=splits["train"],
-        gradients=_spread([record["cost"]["gradients"] for record in found]),
-        products=_spread([record["cost"]["hvps"] for record in found]),
-        cost=_spread([record["gradient_equivalents"] for record in found]),
-        seconds=_spread([record["seconds"] for record in found]),
-        ahead=_spread(ahead) if ahead and label != lift[0] else None,
+        gradients=spread([record["cost"]["gradients"] for record in found]),
+        products=spread([record["cost"]["hvps"] for record in found]),
+        cost=spread([record["gradient_equivalents"] for record in found]),
+        seconds=spread([record["seconds"] for record in found]),
+        ahead=spread(ahead) if ahead and label != lift[0] else None,
     )
 
 
-def _spread(values: Sequence[float]) -> Spread:
+def spread(values: Sequence[float]) -> Spread:
+    """Of at least one value.
+
+    >>> str(spread([1.0, 3.0]))
+    '2 ± 1.4'
+    """
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)

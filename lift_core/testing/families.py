@@ -12,17 +12,26 @@ from lift_core.operators import Dense, GroupColumns, LinearOperator, LowRankPlus
 
 
 def factored_direction_lp(
-    n: int, *, rank: int = 32, num_hyper: int = 12, slack: float = 1e-2, condition: float = 1e4, seed: int = 0
+    n: int,
+    *,
+    rank: int = 32,
+    num_hyper: int = 12,
+    slack: float = 1e-2,
+    condition: float = 1e4,
+    seed: int = 0,
+    device: str = "cpu",
 ) -> LinearProgram:
     """``H = diag(d) + V C V^T`` with d in [0.1, 10] and eigenvalues from 0.1 to about ``condition / 10``; unit boxes.
+
+    The numbers are drawn on the device, and differ from one kind of device to another.
 
     >>> factored_direction_lp(100, rank=4, num_hyper=2).A.shape
     (100, 102)
     """
-    generator = torch.Generator().manual_seed(seed)
-    diagonal = 10 ** (2 * torch.rand(n, generator=generator, dtype=torch.float64) - 1)
+    generator = torch.Generator(device).manual_seed(seed)
+    diagonal = 10 ** (2 * torch.rand(n, generator=generator, dtype=torch.float64, device=device) - 1)
     factor = _normal(generator, n, rank).div_(math.sqrt(n))
-    core = torch.logspace(0, math.log10(condition / 10), rank, dtype=torch.float64)
+    core = torch.logspace(0, math.log10(condition / 10), rank, dtype=torch.float64, device=device)
     return _assemble(LowRankPlusDiagonal(diagonal=diagonal, factor=factor, core=core), num_hyper, slack, generator)
 
 
@@ -42,13 +51,13 @@ def _assemble(hessian: LinearOperator, num_hyper: int, slack: float, generator: 
     n = hessian.shape[0]
     mixed, gradient = _normal(generator, n), _normal(generator, n)
     return assemble_direction_lp(
-        grad_hyper=torch.zeros(num_hyper, dtype=torch.float64),
+        grad_hyper=gradient.new_zeros(num_hyper),
         grad_weights=gradient,
         hessian=hessian,
-        mixed=GroupColumns(mixed, torch.arange(n) % max(num_hyper, 1), num_groups=num_hyper),
+        mixed=GroupColumns(mixed, torch.arange(n, device=gradient.device) % max(num_hyper, 1), num_groups=num_hyper),
         delta=slack * slack_unit(hessian, gradient, torch.ones_like(gradient)),
     )
 
 
 def _normal(generator: torch.Generator, *shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64, device=generator.device)
