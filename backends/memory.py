@@ -11,6 +11,7 @@ import os
 import torch
 
 from backends.interior_point.chunks import GRAM_ROWS, SMALL_FACTORS
+from lift_core.allocation import free_bytes_of_gpu
 from lift_core.operators import Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal, Sparse
 
 _NUMBER = 8
@@ -73,8 +74,7 @@ def can_polish(num_weights: int, device: torch.device) -> bool:
 
 
 def available_bytes(device: torch.device) -> int:
-    """All memory of this machine, or what is free on a GPU; what torch keeps for reuse counts as free."""
+    """All memory of this machine, or what is free on a GPU."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + kept
+        return free_bytes_of_gpu(device)
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import math
 import resource
 import statistics
 import subprocess
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from device_rates import bandwidth, device_name, matrix_rate
+from device_rates import bandwidth, device_name, matrix_rate, synchronize
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -54,29 +53,20 @@ def gpt2_small(attention: str = "eager") -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config).eval()
 
 
-def tuned_problem(
-    tuned: str, sequences: int, length: int, *, device: str, dtype: torch.dtype, keep_graphs: float
-) -> LanguageModel:
-    """One batch of WikiText-2 through GPT-2 Small; graphs of up to ``keep_graphs`` GiB are kept."""
-    parts = {part: wikitext2(part)[:60] for part in ("train", "validation", "test")}
+def tuned_problem(tuned: str, sequences: int, length: int, options: argparse.Namespace) -> LanguageModel:
+    """One batch of WikiText-2 through GPT-2 Small."""
     return LanguageModel(
         model=gpt2_small(),
         tokenizer=load_tokenizer(BUNDLED_MODEL, BUNDLED_MODEL),
-        texts=parts,
+        texts={part: wikitext2(part)[:60] for part in ("train", "validation", "test")},
         **TUNED[tuned],
         block_length=length,
         batch_blocks=sequences,
         max_tokens={"train": sequences * length},
-        keep_graphs=int(keep_graphs * 2**30),
-        device=device,
-        dtype=dtype,
+        keep_graphs=int(options.keep_graphs * 2**30),
+        device=options.device,
+        dtype=getattr(torch, options.dtype),
     )
-
-
-def problem_of(tuned: str, sequences: int, length: int, options: argparse.Namespace) -> LanguageModel:
-    """`tuned_problem` on the device and in the precision of the options."""
-    dtype = getattr(torch, options.dtype)
-    return tuned_problem(tuned, sequences, length, device=options.device, dtype=dtype, keep_graphs=options.keep_graphs)
 
 
 def full_gradient(model: nn.Module, ids: Tensor) -> Callable[[], object]:
@@ -134,8 +124,7 @@ def timed(run: Callable[[], object], device: str) -> float:
     """Seconds of one call."""
     began = time.perf_counter()
     result = run()
-    if device == "cuda":
-        torch.cuda.synchronize()
+    synchronize(device)
     del result
     return time.perf_counter() - began
 
@@ -145,7 +134,7 @@ def time_table(options: argparse.Namespace) -> list[dict[str, Any]]:
     dtype, rows = getattr(torch, options.dtype), []
     rates = matrix_rate(options.device, dtype), bandwidth(options.device)
     for tuned in options.tuned:
-        problem = problem_of(tuned, options.sequences, options.length, options)
+        problem = tuned_problem(tuned, options.sequences, options.length, options)
         calls = oracle_rows(problem)
         if tuned != "last block":
             calls.pop("plain gradient")
@@ -160,13 +149,14 @@ def time_table(options: argparse.Namespace) -> list[dict[str, Any]]:
                 if repeat:  # the first round warms up
                     seconds[name].append(value)
         medians = {name: statistics.median(values) for name, values in seconds.items()}
+        plain = medians.get("plain product")
         for name, median in medians.items():
             least = floor(calls[name], problem, rates) if name in ("product", "gradient") else None
             rows.append(
                 {
                     "tuned": tuned, "what": name, "seconds": median,
                     "per_full_gradient": median / medians["full gradient"],
-                    "per_plain_product": median / medians.get("plain product", math.nan),
+                    "per_plain_product": median / plain if plain else None,
                     "floor": least, "over_floor": least and median / least,
                 }
             )  # fmt: skip
@@ -181,15 +171,15 @@ def floor(call: Callable[[], object], problem: LanguageModel, rates: tuple[float
     batch, width = problem.batches("train")[0], problem.model.config.n_embd
     network = next(problem.model.parameters())
     tuned = len(problem.initial_point().weights)
-    head = problem.model.lm_head.weight.numel()
-    moved = (batch.ids.numel() * width + max(tuned, head)) * network.element_size() + 2 * 8 * tuned
+    head = 0 if "transformer.wte.weight" in problem.groups else problem.model.lm_head.weight.numel()
+    moved = (batch.ids.numel() * width + tuned + head) * network.element_size() + 2 * 8 * tuned
     return max(counter.get_total_flops() / rates[0], moved / rates[1])
 
 
 def memory_row(options: argparse.Namespace) -> dict[str, Any]:
     """Growth of the peak memory by one call, in this process."""
     tuned, what = options.measure
-    calls = oracle_rows(problem_of(tuned, options.sequences, options.length, options))
+    calls = oracle_rows(tuned_problem(tuned, options.sequences, options.length, options))
     if options.device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -234,6 +224,29 @@ def memory_table(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def shown_times(rows: list[dict[str, Any]], device: str) -> Table:
+    columns = "tuned", "what", "seconds", "/ full gradient", "/ plain product", "/ floor"
+    table = Table(*columns, title=f"One call, median; {device_name(device)}")
+    for row in rows:
+        ratios = (row[key] for key in ("per_full_gradient", "per_plain_product", "over_floor"))
+        cells = ("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
+        table.add_row(row["tuned"], row["what"], f"{row['seconds']:.4f}", *cells)
+    return table
+
+
+def shown_memory(rows: list[dict[str, Any]]) -> Table:
+    table = Table("tuned", "what", "GiB", "/ gradient", title="Growth of peak memory")
+    gradients = {row["tuned"]: row["bytes"] for row in rows if row["what"] == "gradient"}
+    for row in rows:
+        if row["bytes"] is None:
+            table.add_row(row["tuned"], row["what"], "failed", str(row["failed"]))
+            continue
+        gradient = gradients.get(row["tuned"])
+        ratio = f"{row['bytes'] / gradient:.2f}" if gradient else ""
+        table.add_row(row["tuned"], row["what"], f"{row['bytes'] / 2**30:.2f}", ratio)
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/hessian-products"))
@@ -266,24 +279,10 @@ def main() -> None:
     console = Console()
     if options.part != "memory":
         results["time"] = time_table(options)
-        columns = "tuned", "what", "seconds", "/ full gradient", "/ plain product", "/ floor"
-        table = Table(*columns, title=f"One call, median; {device_name(options.device)}")
-        for row in results["time"]:
-            ratios = f"{row['per_full_gradient']:.2f}", f"{row['per_plain_product']:.2f}"
-            over_floor = "" if row["over_floor"] is None else f"{row['over_floor']:.2f}"
-            table.add_row(row["tuned"], row["what"], f"{row['seconds']:.4f}", *ratios, over_floor)
-        console.print(table)
+        console.print(shown_times(results["time"], options.device))
     if options.part != "time":
         results["memory"] = memory_table(options)
-        table = Table("tuned", "what", "GiB", "/ gradient", title="Growth of peak memory")
-        gradients = {row["tuned"]: row["bytes"] for row in results["memory"] if row["what"] == "gradient"}
-        for row in results["memory"]:
-            if row["bytes"] is None:
-                table.add_row(row["tuned"], row["what"], "failed", str(row["failed"]))
-            else:
-                ratio = row["bytes"] / (gradients[row["tuned"]] or math.nan)
-                table.add_row(row["tuned"], row["what"], f"{row['bytes'] / 2**30:.2f}", f"{ratio:.2f}")
-        console.print(table)
+        console.print(shown_memory(results["memory"]))
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomically(options.out / "results.json", json.dumps(results, indent=2))
     console.print(f"wrote {options.out / 'results.json'}")

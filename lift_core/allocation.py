@@ -1,9 +1,11 @@
-"""Memory that the allocator keeps for the next batch instead of handing it back to the system."""
+"""Memory that allocators keep for the next batch instead of handing it back to the system."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+
+import torch
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """Parameters of glibc's ``mallopt``, see ``man 3 mallopt``."""
@@ -22,3 +24,9 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def free_bytes_of_gpu(device: torch.device) -> int:
+    """What a CUDA device has free; that which torch keeps for reuse counts as free."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lift_core.allocation import free_bytes_of_gpu
 from lift_core.problem import Batch, BilevelProblem, Point
 
 _RTOL = 0.02  # bfloat16 rounds to 0.004; a wrong product misses by its own size
@@ -62,10 +63,9 @@ def check_products(problem: BilevelProblem, point: Point, batch: Batch, *, seed:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Free memory of a device; on a GPU that which torch keeps for reuse counts as free."""
+    """Free memory of a device."""
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0]) + kept
+        return free_bytes_of_gpu(device)
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
