@@ -1,17 +1,19 @@
-"""One row for every stored language study: LiFT beside its warm start, its best control, the published recipe.
+"""One row for every setting of language studies: LiFT beside its warm start, its best control, the published recipe.
 
-Reads ``study.json`` files as `lift study language` writes them. The lead over a method is the mean, over the seeds that
-both have, of its test perplexity less LiFT's, with the sample standard deviation. Gradients count a Hessian product as
-two and leave evaluations out. The published recipe may stand in a file of its own, for the same setting and seeds.
+Reads ``study.json`` files as `lift study language` writes them; a setting's variants may stand in several. The lead
+over a method is the mean, over the seeds that both have, of its test perplexity less the variant's, with the sample
+standard deviation. Gradients count a Hessian product as two and leave evaluations out.
 
 Example:
     python benchmarks/language_summary.py docs/results/language_5_strong_*.json --out docs/results/language_summary.md
+    python benchmarks/language_summary.py docs/results/language_5_strong_*.json --variant "two epochs of refit"
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,9 +27,23 @@ from lift_core.study.summary import Spread, spread
 Study = dict[str, Any]
 LIFT, PUBLISHED = "LiFT", "published recipe"
 COLUMNS = (
-    "setting", "seeds", "warm start", "LiFT", "ahead of the warm start", "best control", "ahead of it",
-    "gradients: LiFT, control", "ahead of the published recipe",
+    "setting", "seeds", "warm start", "{variant}", "ahead of the warm start", "best control", "ahead of it",
+    "gradients: {variant}, control", "ahead of the published recipe",
 )  # fmt: skip
+
+
+def pooled(studies: Sequence[Study]) -> Study:
+    """All cells and rows as one study.
+
+    Raises:
+        ValueError: if two files hold the same method of the same setting: their seeds must not be mixed.
+    """
+    rows = [row for study in studies for row in study["rows"]]
+    counts = Counter((row["setting"], row["method"]) for row in rows)
+    repeated = [key for key, count in counts.items() if count > 1]
+    if repeated:
+        raise ValueError(f"STUDY.json: {' | '.join(repeated[0])!r} stands in more than one of the files")
+    return {"cells": [cell for study in studies for cell in study["cells"]], "rows": rows}
 
 
 def test_metrics(study: Study) -> dict[tuple[str, str], dict[int, float]]:
@@ -47,12 +63,12 @@ def lead(over: Mapping[int, float], lift: Mapping[int, float]) -> Spread | None:
     return spread(differences) if differences else None
 
 
-def summary_rows(study: Study, published: Mapping[str, Mapping[int, float]]) -> Iterable[tuple[str, ...]]:
-    """A row for each setting of a study that has LiFT and controls."""
+def summary_rows(study: Study, variant: str) -> Iterable[tuple[str, ...]]:
+    """A row for each setting that has the variant and controls."""
     tests, variants = test_metrics(study), {cell["variant"] for cell in study["cells"]}
     table = {(row["setting"], row["method"]): row for row in study["rows"]}
     for setting in dict.fromkeys(cell["setting"] for cell in study["cells"]):
-        lift = tests.get((setting, LIFT), {})
+        lift = tests.get((setting, variant), {})
         means = {
             method: row["test"]["mean"]
             for (of, method), row in table.items()
@@ -61,18 +77,17 @@ def summary_rows(study: Study, published: Mapping[str, Mapping[int, float]]) -> 
         if not lift or not means:
             continue
         best = min(means, key=lambda method: means[method])
-        recipe = tests.get((setting, PUBLISHED), {}) or published.get(setting, {})
-        spent = [_gradients(table[setting, method]) for method in (LIFT, best)]
+        spent = [_gradients(table[setting, method]) for method in (variant, best)]
         yield (
             setting,
             ", ".join(map(str, sorted(lift))),
             _test(table[setting, "before"]),
-            _test(table[setting, LIFT]),
+            _test(table[setting, variant]),
             _signed(lead(tests[setting, "before"], lift)),
             best,
             _signed(lead(tests[setting, best], lift)),
             f"{spent[0]:.1f}, {spent[1]:.1f}",
-            _signed(lead(recipe, lift)),
+            _signed(lead(tests.get((setting, PUBLISHED), {}), lift)),
         )
 
 
@@ -85,32 +100,31 @@ def _test(row: Mapping[str, Any]) -> str:
 
 
 def _signed(value: Spread | None) -> str:
-    return (
-        "" if value is None else f"{value.mean:+.2f}" + ("" if value.deviation is None else f" ± {value.deviation:.2f}")
-    )
+    if value is None:
+        return ""
+    return f"{value.mean:+.2f}" + ("" if value.deviation is None else f" ± {value.deviation:.2f}")
 
 
-def summarize(studies: Sequence[Study]) -> str:
+def summarize(studies: Sequence[Study], variant: str) -> str:
     """The table as Markdown."""
-    published: dict[str, dict[int, float]] = {}
-    for study in studies:
-        for (setting, method), by_seed in test_metrics(study).items():
-            if method == PUBLISHED:
-                published.setdefault(setting, {}).update(by_seed)
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
-    lines += [f"| {' | '.join(row)} |" for study in studies for row in summary_rows(study, published)]
+    lines = [f"| {' | '.join(COLUMNS).format(variant=variant)} |", "|---" * len(COLUMNS) + "|"]
+    lines += [f"| {' | '.join(row)} |" for row in summary_rows(pooled(studies), variant)]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="+", type=Path, metavar="STUDY.json")
+    parser.add_argument("--variant", default=LIFT, help="of LiFT, which the row is about")
     parser.add_argument("--out", type=Path, help="file of the table")
     options = parser.parse_args()
     missing = [str(path) for path in options.studies if not path.is_file()]
     if missing:
         parser.error(f"STUDY.json: not found: {', '.join(missing)}")
-    text = summarize([json.loads(path.read_text()) for path in options.studies])
+    try:
+        text = summarize([json.loads(path.read_text()) for path in options.studies], options.variant)
+    except ValueError as error:
+        parser.error(str(error))
     if options.out is not None:
         write_atomically(options.out, text)
     Console(width=200).print(Markdown(text))
