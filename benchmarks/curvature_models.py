@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import track
 from transformers import logging
 
-from backends import PDLP, HiGHS, InteriorPoint
+from backends import PDLP, DualNewton, HiGHS, InteriorPoint
 from lift_core import (
     SR1,
     BilevelProblem,
@@ -159,7 +159,7 @@ def backend_for(setting: Setting, model: CurvatureModel, box: TrustBox) -> LPBac
         return HiGHS() if box.rows != "all" else InteriorPoint(rtol=1e-6)
     if isinstance(model, (Exact, GaussNewton)):
         return PDLP(rtol=1e-2, max_iterations=30, check_interval=10)
-    return InteriorPoint(rtol=1e-3)
+    return DualNewton(rtol=1e-4)
 
 
 def warm_situation(setting: Setting, problem: BilevelProblem, seed: int) -> Situation:

@@ -19,7 +19,7 @@ settings.load_profile("lift")
 
 torch.set_num_threads(1)
 
-BACKENDS = ("HiGHS", "Pyomo", "PDLP", "InteriorPoint")
+BACKENDS = ("HiGHS", "Pyomo", "PDLP", "InteriorPoint", "DualNewton")
 
 
 @pytest.fixture(params=BACKENDS)

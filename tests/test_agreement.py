@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backends import PDLP, HiGHS, InteriorPoint, Pyomo
+from backends import PDLP, DualNewton, HiGHS, InteriorPoint, Pyomo
 from lift_core import (
     LinearProgram,
     LowRankPlusDiagonal,
@@ -25,6 +25,7 @@ BACKENDS: list[tuple[LPBackend, float]] = [
     (HiGHS(method="ipm", rtol=1e-7), EXACT),
     (Pyomo(rtol=1e-7), EXACT),
     (InteriorPoint(rtol=1e-8), EXACT),
+    (DualNewton(rtol=1e-8), EXACT),
     (PDLP(rtol=1e-4), 1e-4),
 ]
 

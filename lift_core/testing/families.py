@@ -35,6 +35,41 @@ def factored_direction_lp(
     return _assemble(LowRankPlusDiagonal(diagonal=diagonal, factor=factor, core=core), num_hyper, slack, generator)
 
 
+def trained_direction_lp(
+    n: int,
+    *,
+    rank: int = 16,
+    num_hyper: int = 12,
+    slack: float = 1e-2,
+    diagonal: float = 1e-3,
+    seed: int = 0,
+    device: str = "cpu",
+) -> LinearProgram:
+    """Like the direction LPs of a trained network, of whose rows few bind.
+
+    Krylov vectors have entries of very different size (here normal times log-normal), the validation gradient lies in
+    their span, what curvature is left on the diagonal is small, and so is J; eigenvalues go from −2 to 30, the box of
+    a weight is about a hundredth.
+
+    >>> trained_direction_lp(100, rank=4, num_hyper=2).A.shape
+    (100, 102)
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    factor = torch.linalg.qr(_normal(generator, n, rank) * _normal(generator, n).exp_()[:, None])[0]
+    core = torch.linspace(-2, 30, rank, dtype=torch.float64, device=device)
+    ones = torch.ones(n, dtype=torch.float64, device=device)
+    hessian = LowRankPlusDiagonal(diagonal=diagonal * ones, factor=factor, core=core)
+    radii, gradient = 0.01 * (_normal(generator, n) / 2).exp_(), 0.3 * (factor @ _normal(generator, rank))
+    return assemble_direction_lp(
+        grad_hyper=1e-4 * _normal(generator, num_hyper),
+        grad_weights=gradient,
+        hessian=hessian,
+        mixed=_grouped(1e-5 * _normal(generator, n), num_hyper),
+        delta=slack * slack_unit(hessian, gradient, radii),
+        weights_radius=radii,
+    )
+
+
 def dense_direction_lp(
     n: int, *, num_hyper: int = 12, slack: float = 1e-2, condition: float = 1e4, seed: int = 0
 ) -> LinearProgram:
@@ -54,9 +89,14 @@ def _assemble(hessian: LinearOperator, num_hyper: int, slack: float, generator: 
         grad_hyper=gradient.new_zeros(num_hyper),
         grad_weights=gradient,
         hessian=hessian,
-        mixed=GroupColumns(mixed, torch.arange(n, device=gradient.device) % max(num_hyper, 1), num_groups=num_hyper),
+        mixed=_grouped(mixed, num_hyper),
         delta=slack * slack_unit(hessian, gradient, torch.ones_like(gradient)),
     )
+
+
+def _grouped(values: torch.Tensor, num_hyper: int) -> GroupColumns:
+    groups = torch.arange(len(values), device=values.device) % max(num_hyper, 1)
+    return GroupColumns(values, groups, num_groups=num_hyper)
 
 
 def _normal(generator: torch.Generator, *shape: int) -> torch.Tensor:

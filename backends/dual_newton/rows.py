@@ -1,0 +1,90 @@
+"""What the method reads from ``A = [J  D + V C Vᵀ]``: products, and the Gram matrix of a few rows."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from backends.interior_point.chunks import ROWS, chunks
+from lift_core.operators import Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal
+
+
+class FactoredRows:
+    """A Gram matrix takes ``Vᵀ Θ V`` over the columns that move, and algebra with k x k matrices.
+
+    Args:
+        radius: half the widths of the columns' boxes.
+    """
+
+    def __init__(self, A: DirectionMatrix, radius: Float64[Tensor, " n"]) -> None:  # noqa: N803
+        hessian = A.hessian
+        assert isinstance(hessian, (LowRankPlusDiagonal, Diagonal))
+        factored = isinstance(hessian, LowRankPlusDiagonal)
+        self._D = hessian.diagonal
+        self._V = hessian.factor if factored else self._D.new_zeros(len(self._D), 0)
+        self._C = hessian.core if factored else self._D.new_zeros(0)
+        self._J, self._p, self._rows = A.mixed, A.num_hyper, A.rows
+        self.rank = len(self._C) + self._p
+        self._hyper, self._weights = radius[: self._p].square(), radius[self._p :].square()
+        self._whole = self._inner(torch.arange(len(self._D), device=self._D.device), self._weights)
+
+    @staticmethod
+    def fits(A: LinearOperator) -> bool:  # noqa: N803
+        """Whether the Hessian is given by factors."""
+        return isinstance(A, DirectionMatrix) and isinstance(A.hessian, (LowRankPlusDiagonal, Diagonal))
+
+    def activity(self, x: Float64[Tensor, " n"]) -> Float64[Tensor, " m"]:
+        """``A x``."""
+        weights = x[self._p :]
+        inner, full = self._C * (self._V.T @ weights), self._J.matvec(x[: self._p])
+        for part in chunks(len(self._D), self._D.device, ROWS):
+            full[part].addcmul_(self._D[part], weights[part]).addmv_(self._V[part], inner)
+        return full if self._rows is None else full[self._rows]
+
+    def pull(self, rows: Int64[Tensor, " r"], y: Float64[Tensor, " r"]) -> Float64[Tensor, " n"]:
+        """``A_Rᵀ y``."""
+        at = self._of(rows)
+        inner = self._C * (self._V[at].T @ y)
+        pulled = torch.mv(self._V, inner).index_add_(0, at, self._D[at] * y)
+        return torch.cat([self._J.dense_rows(at).T @ y, pulled])
+
+    def squares(self, rows: Int64[Tensor, " r"]) -> Float64[Tensor, " r"]:
+        """``Σ_j (A_ij radius_j)²`` of some rows."""
+        at = self._of(rows)
+        return self._assemble(at, self._whole, self._weights[at], self._hyper).diagonal().clamp(min=0)
+
+    def gram(
+        self, rows: Int64[Tensor, " r"], columns: Int64[Tensor, " w"], theta: Float64[Tensor, " w"]
+    ) -> Float64[Tensor, "r r"]:
+        """``A_RW diag(θ) A_RWᵀ`` over some columns W."""
+        hyper = columns < self._p
+        moving, by_weight = columns[~hyper] - self._p, theta[~hyper]
+        of_hyper = theta.new_zeros(self._p).index_copy_(0, columns[hyper], theta[hyper])
+        spread = theta.new_zeros(len(self._D)).index_copy_(0, moving, by_weight)
+        at = self._of(rows)
+        return self._assemble(at, self._inner(moving, by_weight), spread[at], of_hyper)
+
+    def _inner(self, moving: Tensor, theta: Tensor) -> Float64[Tensor, "k k"]:
+        """``Vᵀ Θ V`` over some weights."""
+        inner = self._V.new_zeros(len(self._C), len(self._C))
+        for part in chunks(len(moving), self._D.device, ROWS):
+            V = self._V[moving[part]]  # noqa: N806
+            inner.addmm_(V.T, theta[part, None] * V)
+        return inner
+
+    def _assemble(self, at: Tensor, inner: Tensor, theta: Tensor, hyper: Tensor) -> Float64[Tensor, "r r"]:
+        """From ``Vᵀ Θ V``, Θ at the weights of the rows, and Θ of the hyperparameters."""
+        V, D, J = self._V[at], self._D[at], self._J.dense_rows(at)  # noqa: N806
+        outer = V * self._C
+        mixed = (outer @ V.T) * (theta * D)
+        return outer @ inner @ outer.T + mixed + mixed.T + torch.diag(D.square() * theta) + (J * hyper) @ J.T
+
+    def _of(self, rows: Tensor) -> Int64[Tensor, " r"]:
+        """The weights that the rows belong to."""
+        return rows if self._rows is None else self._rows[rows]
+
+    def own_reach(self) -> Float64[Tensor, " m"]:
+        """``|D_i| radius_i``: how far a weight alone can move its row."""
+        reach = self._D.abs() * self._weights.sqrt()
+        return reach if self._rows is None else reach[self._rows]
