@@ -1,4 +1,5 @@
-"""Direction LPs: `InteriorPoint` against the best method of HiGHS, `PDLP` by size and along a path, memory by size.
+"""Direction LPs: `InteriorPoint` against the best method of HiGHS, `DualNewton` against it where few rows bind,
+`PDLP` by size and along a path, memory by size.
 
 Ratios are of medians of interleaved solves in one run; both sides meet the same recomputed residuals. HiGHS gets the
 lifted form. Times are seconds of the clock: let nothing else run. A solve that misses the tolerance or the limit counts
@@ -26,14 +27,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from backends import PDLP, HiGHS, InteriorPoint
+from backends import PDLP, DualNewton, HiGHS, InteriorPoint
 from backends.memory import direction_lp_bytes, interior_point_bytes, pdlp_bytes
 from lift_core import LinearProgram, LPBackend, LPStatus, MatrixFree, solve_lp, solve_lps
 from lift_core.operators import DirectionMatrix
 from lift_core.records import write_atomically
-from lift_core.testing.families import dense_direction_lp, factored_direction_lp
+from lift_core.testing.families import dense_direction_lp, factored_direction_lp, trained_direction_lp
 
 RANK, NUM_HYPER = 32, 12
+TRAINED_SLACKS = (1e-2, 1e-1)
 SLACKS = (0.0, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 MEMORY_SIZES = ((7_087_872, 64, 12), (124_439_808, 16, 12))
 
@@ -123,6 +125,23 @@ def first_order(sizes: list[int], limit: float) -> list[Row]:
     return rows
 
 
+def trained(sizes: list[int], limit: float, repeats: int) -> list[Row]:
+    """`DualNewton` and `InteriorPoint` at 1e-6 on programs like those of trained networks, interleaved."""
+    rows: list[Row] = []
+    for n in track(sizes, description="DualNewton, trained"):
+        for slack in TRAINED_SLACKS:
+            lp = trained_direction_lp(n, slack=slack)
+            pair = (DualNewton(rtol=1e-6, time_limit=limit), InteriorPoint(rtol=1e-6, time_limit=limit))
+            both = list(zip(*([timed(lp, backend) for backend in pair] for _ in range(repeats)), strict=True))
+            seconds = [statistics.median(spent for spent, _, _ in runs) for runs in both]
+            row: Row = {"problem": f"trained, n = {n:,}, ρ = {slack:g}"}
+            for backend, median, runs in zip(pair, seconds, both, strict=True):
+                who = type(backend).__name__
+                row |= {f"{who}, s": median, f"{who}, iterations": runs[0][1], f"{who}, status": runs[0][2]}
+            rows.append(row | {"ratio": seconds[1] / seconds[0]})
+    return rows
+
+
 def probing(n: int, limit: float) -> Row:
     """Iterations of r2HPDHG with products alone against those with entries, both without polishing."""
     lp = dense_direction_lp(n, slack=1e-1)
@@ -182,6 +201,7 @@ def main() -> None:
     parser.add_argument("--dense", type=int, nargs="*", default=[1_000, 2_000], help="dense, against HiGHS")
     parser.add_argument("--alone", type=int, nargs="*", default=[100_000, 1_000_000], help="factored, without HiGHS")
     parser.add_argument("--first-order", type=int, nargs="*", default=[1_000, 10_000, 100_000], help="PDLP, factored")
+    parser.add_argument("--trained", type=int, nargs="*", default=[100_000, 1_000_000], help="DualNewton")
     parser.add_argument("--probing", type=int, nargs="*", default=[300], help="PDLP, products alone")
     parser.add_argument("--methods", nargs="*", default=["simplex", "ipm"], help="of HiGHS")
     parser.add_argument("--repeats", type=int, default=5)
@@ -202,6 +222,7 @@ def main() -> None:
     found = {
         "InteriorPoint against HiGHS, 1e-6": compared,
         "InteriorPoint, 1e-6": in_own_process(args.alone, args.limit, args.threads),
+        "DualNewton against InteriorPoint, 1e-6": trained(args.trained, args.limit, args.repeats),
         "PDLP, 1e-4": first_order(args.first_order, args.limit),
         "PDLP by products alone, 1e-4": [probing(n, args.limit) for n in args.probing],
         "predicted memory": memory(),

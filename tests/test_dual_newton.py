@@ -121,6 +121,16 @@ def test_its_own_answer_is_a_start_that_needs_one_iteration_at_most() -> None:
     assert again is not None and again.iterations <= 1
 
 
+def test_an_interior_start_is_thinned_out() -> None:
+    lp = trained_direction_lp(3_000, rank=8, num_hyper=5, slack=0.1)
+    inside = solve_lp(lp, InteriorPoint(rtol=1e-5))
+    assert inside.x is not None and inside.y is not None and bool((inside.y != 0).all())
+    answer = by_itself(lp, start=LPStart(inside.x, inside.y))
+    assert answer is not None and answer.x is not None and answer.y is not None
+    assert int((answer.y != 0).sum()) < 100
+    assert float(lp.c @ answer.x) == pytest.approx(inside.objective, rel=1e-4)
+
+
 def test_programs_that_are_not_for_it_are_handed_over() -> None:
     many = factored_direction_lp(2_000, rank=4, num_hyper=3)
     assert by_itself(many) is None

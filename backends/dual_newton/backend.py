@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -50,18 +51,21 @@ class DualNewton(LPBackend):
                 raise ValueError(f"{name}: expected an integer of at least 1, got {getattr(self, name)}")
 
     def solve(self, lp: LinearProgram, start: LPStart | None = None) -> BackendAnswer:
-        """Solve one program; ``start``, the solution of a neighbouring one, saves some iterations."""
+        """Solve one program; ``start``, a pair near its solution, saves some iterations."""
         deadline = time.monotonic() + self.time_limit
         lp = move_program(lp, self.device)
         if start is not None:
             start = LPStart(start.x.to(lp.A.device, torch.float64), start.y.to(lp.A.device, torch.float64))
         if lp.is_boxed and FactoredRows.fits(lp.A):
-            answer = DualNewtonIteration(lp, max_rows=self.max_rows).solve(
-                start, rtol=self.rtol, max_iterations=self.max_iterations, deadline=deadline
-            )
-            if answer is not None:
-                return answer
+            for first in (None,) if start is None else (start, None):
+                iteration = DualNewtonIteration(lp, max_rows=self.max_rows)
+                answer = iteration.solve(first, rtol=self.rtol, max_iterations=self.max_iterations, deadline=deadline)
+                if answer is not None:
+                    return answer
         left = max(deadline - time.monotonic(), 1e-3)
-        return InteriorPoint(
-            rtol=self.rtol, time_limit=left, max_iterations=self.max_iterations, device=self.device
-        ).solve(lp, start)
+        rest = InteriorPoint(rtol=self.rtol, time_limit=left, max_iterations=self.max_iterations, device=self.device)
+        return rest.solve(lp, start)
+
+    def solve_sequence(self, lps: Iterable[LinearProgram]) -> Iterator[BackendAnswer]:
+        """Each from nothing: along a path of slacks ten times apart, the neighbour's solution is no better a start."""
+        return (self.solve(lp) for lp in lps)

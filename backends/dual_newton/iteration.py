@@ -214,9 +214,11 @@ class DualNewtonIteration:
         y = torch.where(torch.isinf(lp.row_lower), y.clamp(max=0), y)
         y = torch.where(torch.isinf(lp.row_upper), y.clamp(min=0), y)
         rows = y.nonzero()[:, 0]
+        if len(rows) > self._most:  # an interior point's
+            rows = y.abs().topk(self._most).indices
         if start is not None:  # with its y, an optimal x is where s̄ leads for every ω
             share = (start.x - self.centre) / torch.where(self.radius > 0, self.radius, 1.0)
-            self.near, self.omega = share.clamp_(-1, 1), FAST * self.omega
+            self.near = share.clamp_(-1, 1)
         return DualPoint(rows, y[rows], self._reduced_costs(rows, y[rows]))
 
     def _reduced_costs(self, rows: Int64[Tensor, " r"], y: Float64[Tensor, " r"]) -> Float64[Tensor, " n"]:
