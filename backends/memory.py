@@ -10,7 +10,7 @@ import os
 
 import torch
 
-from backends.interior_point.chunks import GRAM_ROWS, SMALL_FACTORS
+from backends.chunks import GRAM_ROWS, SMALL_FACTORS
 from lift_core.allocation import free_bytes_of_gpu
 from lift_core.operators import Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal, Sparse
 

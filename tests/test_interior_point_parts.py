@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from backends import HiGHS
-from backends.interior_point import InteriorPoint, chunks
+from backends import HiGHS, chunks
+from backends.chunks import elementwise, reduced
+from backends.interior_point import InteriorPoint
 from backends.interior_point.backend import choose_system
 from backends.interior_point.barrier import Barrier
-from backends.interior_point.chunks import elementwise, reduced
 from backends.interior_point.newton import Newton
 from backends.interior_point.starting_point import starting_point
 from lift_core.lp import LinearProgram, LPStatus, solve_lp

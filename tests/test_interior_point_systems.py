@@ -6,7 +6,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from backends.interior_point import chunks
+from backends import chunks
 from backends.interior_point.backend import choose_system
 from backends.interior_point.dense import DenseSystem
 from backends.interior_point.sparse import SparseSystem

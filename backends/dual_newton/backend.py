@@ -11,7 +11,7 @@ import torch
 
 from backends.devices import move_program
 from backends.dual_newton.iteration import DualNewtonIteration
-from backends.dual_newton.rows import FactoredRows
+from backends.factors import has_factors
 from backends.interior_point import InteriorPoint
 from lift_core.lp import BackendAnswer, LinearProgram, LPBackend, LPStart
 
@@ -56,7 +56,7 @@ class DualNewton(LPBackend):
         lp = move_program(lp, self.device)
         if start is not None:
             start = LPStart(start.x.to(lp.A.device, torch.float64), start.y.to(lp.A.device, torch.float64))
-        if lp.is_boxed and FactoredRows.fits(lp.A):
+        if lp.is_boxed and has_factors(lp.A):
             for first in (None,) if start is None else (start, None):
                 iteration = DualNewtonIteration(lp, max_rows=self.max_rows)
                 answer = iteration.solve(first, rtol=self.rtol, max_iterations=self.max_iterations, deadline=deadline)

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from backends.interior_point.chunks import ROWS, chunks
-from lift_core.operators import Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal
+from backends.chunks import ROWS, chunks
+from backends.factors import factors
+from lift_core.operators import DirectionMatrix
 
 
 class FactoredRows:
@@ -18,21 +19,11 @@ class FactoredRows:
     """
 
     def __init__(self, A: DirectionMatrix, radius: Float64[Tensor, " n"]) -> None:  # noqa: N803
-        hessian = A.hessian
-        assert isinstance(hessian, (LowRankPlusDiagonal, Diagonal))
-        factored = isinstance(hessian, LowRankPlusDiagonal)
-        self._D = hessian.diagonal
-        self._V = hessian.factor if factored else self._D.new_zeros(len(self._D), 0)
-        self._C = hessian.core if factored else self._D.new_zeros(0)
+        self._D, self._V, self._C = factors(A.hessian)
         self._J, self._p, self._rows = A.mixed, A.num_hyper, A.rows
         self.rank = len(self._C) + self._p
         self._hyper, self._weights = radius[: self._p].square(), radius[self._p :].square()
         self._whole = self._inner(torch.arange(len(self._D), device=self._D.device), self._weights)
-
-    @staticmethod
-    def fits(A: LinearOperator) -> bool:  # noqa: N803
-        """Whether the Hessian is given by factors."""
-        return isinstance(A, DirectionMatrix) and isinstance(A.hessian, (LowRankPlusDiagonal, Diagonal))
 
     def activity(self, x: Float64[Tensor, " n"]) -> Float64[Tensor, " m"]:
         """``A x``."""

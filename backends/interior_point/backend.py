@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 
 from backends.devices import move_program
+from backends.factors import has_factors
 from backends.interior_point.dense import DenseSystem
 from backends.interior_point.predictor_corrector import solve_by_predictor_corrector
 from backends.interior_point.sparse import SparseSystem
@@ -90,7 +91,7 @@ def choose_system(A: LinearOperator) -> NewtonSystem:  # noqa: N803
         ValueError: if A is neither factored nor sparse, and too large to be formed.
     """
     m, n = A.shape
-    if isinstance(A, DirectionMatrix) and StructuredSystem.fits(A) and core_size(A) < A.hessian.shape[0]:
+    if isinstance(A, DirectionMatrix) and has_factors(A) and core_size(A) < A.hessian.shape[0]:
         return StructuredSystem(A)
     hessian = A.hessian if isinstance(A, DirectionMatrix) else A
     if isinstance(hessian, Sparse) and m > DENSE_ROWS:

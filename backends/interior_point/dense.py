@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from backends.interior_point.chunks import TRIANGLE_ROWS, chunks
+from backends.chunks import TRIANGLE_ROWS, chunks
 from backends.interior_point.system import NewtonSystem, equilibrate, factorize_lu, solve_lu
 from lift_core.lp import LinearProgram
 from lift_core.operators import LinearOperator, Sparse

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from backends.interior_point.chunks import elementwise, reduced
+from backends.chunks import elementwise, reduced
 from backends.interior_point.system import NewtonSystem, set_units
 from lift_core.lp import LinearProgram
 

@@ -28,10 +28,11 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from backends.interior_point.chunks import GRAM_ROWS, ROWS, SMALL_FACTORS, chunks, elementwise
+from backends.chunks import GRAM_ROWS, ROWS, SMALL_FACTORS, chunks, elementwise
+from backends.factors import factors
 from backends.interior_point.system import NewtonSystem, factorize_lu, solve_lu
 from lift_core.lp import LinearProgram
-from lift_core.operators import Dense, Diagonal, DirectionMatrix, GroupColumns, LinearOperator, LowRankPlusDiagonal
+from lift_core.operators import Dense, DirectionMatrix, GroupColumns, LowRankPlusDiagonal
 
 LARGEST_CORE = 2_000
 """Up to this size the core grows where accuracy asks for it."""
@@ -54,7 +55,7 @@ class StructuredSystem(NewtonSystem):
 
     def __init__(self, A: DirectionMatrix) -> None:  # noqa: N803
         super().__init__(A)
-        self.D, self.V, self.C = _factors(A.hessian)
+        self.D, self.V, self.C = factors(A.hessian)
         self.num_hyper, self.rank = A.num_hyper, len(self.C)
         small = len(self.D) * (self.rank + self.num_hyper) <= SMALL_FACTORS
         sparse = isinstance(A.mixed, GroupColumns) and not small
@@ -65,11 +66,6 @@ class StructuredSystem(NewtonSystem):
         self._rows = A.rows
         self._has_row = self._spread(self.D.new_ones(A.shape[0]), 0.0)
         self._num_extreme = min(len(self.D), 2 * self.rank + self.num_hyper)
-
-    @staticmethod
-    def fits(A: DirectionMatrix) -> bool:  # noqa: N803
-        """Whether the Hessian is given by factors."""
-        return isinstance(A.hessian, (LowRankPlusDiagonal, Diagonal))
 
     def strengthen(self) -> bool:
         """Four times as many blocks in the core."""
@@ -224,15 +220,6 @@ def _invert_blocks(D: Tensor, theta: Tensor, theta_rows: Tensor, has_row: Tensor
     """Entries of the inverses of the blocks; Θ itself where a weight has no row."""
     E = D.square() * theta + theta_rows  # noqa: N806
     return torch.lerp(E, theta_rows, has_row) * theta / E, has_row * D * theta / E, has_row / E
-
-
-def _factors(hessian: LinearOperator) -> tuple[Tensor, Tensor, Tensor]:
-    """``(d, V, c)`` of ``diag(d) + V diag(c) Vᵀ``."""
-    if isinstance(hessian, LowRankPlusDiagonal):
-        return hessian.diagonal, hessian.factor, hessian.core
-    if isinstance(hessian, Diagonal):
-        return hessian.diagonal, hessian.diagonal.new_zeros(hessian.shape[0], 0), hessian.diagonal.new_zeros(0)
-    raise ValueError(f"A: expected a Hessian given by factors, got {hessian!r}")
 
 
 def _over(numerator: Tensor, theta: Tensor) -> Tensor:

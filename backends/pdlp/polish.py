@@ -28,6 +28,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from backends.factors import has_factors
 from backends.interior_point.structured import StructuredSystem, core_size
 from backends.interior_point.system import set_units
 from lift_core.lp import LinearProgram
@@ -120,7 +121,7 @@ def equations_of_entries(matrix: Dense | Sparse) -> Equations | None:
 def equations_of_factors(program: LinearProgram) -> Equations | None:
     """For direction LPs with factored curvature of small rank."""
     A = program.A  # noqa: N806  (the field's letter)
-    if not isinstance(A, DirectionMatrix) or not StructuredSystem.fits(A) or core_size(A) >= A.hessian.shape[0]:
+    if not isinstance(A, DirectionMatrix) or not has_factors(A) or core_size(A) >= A.hessian.shape[0]:
         return None
     return FactoredEquations(program, A)
 
