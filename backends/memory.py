@@ -10,7 +10,7 @@ import os
 
 import torch
 
-from backends.chunks import GRAM_ROWS, SMALL_FACTORS
+from backends.chunks import GRAM_ROWS, ROWS, SMALL_FACTORS
 from lift_core.allocation import free_bytes_of_gpu
 from lift_core.operators import Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal, Sparse
 
@@ -19,6 +19,8 @@ PROGRAM_VECTORS = 9
 """Of a direction LP: costs, bounds, and the diagonal of H and values of J."""
 INTERIOR_POINT_VECTORS = 110
 """Of the weights' length in the interior-point method: iterate, directions, residuals, bounds, Theta."""
+DUAL_NEWTON_VECTORS = 21
+"""Of the weights' length in proximal Newton on the dual: box, margins, costs, x and y, activities, line search."""
 PDLP_VECTORS = 56
 """Of the weights' length in Douglas-Rachford splitting, per program."""
 POLISH_VECTORS = 66
@@ -47,6 +49,19 @@ def interior_point_bytes(num_weights: int, rank: int, num_hyper: int, *, device:
     return _NUMBER * (INTERIOR_POINT_VECTORS * (num_weights + num_hyper) + kept + chunk + 6 * core)
 
 
+def dual_newton_bytes(
+    num_weights: int, rank: int, num_hyper: int, *, max_rows: int = 1_000, device: str = "cpu"
+) -> int:
+    """Working bytes of `DualNewton` on a direction LP that it does not hand over, without the program itself.
+
+    >>> dual_newton_bytes(1_000_000, 32, 12) // 2**20
+    218
+    """
+    rows = min(ROWS.get(device, ROWS["cpu"]), num_weights)
+    system = min(max_rows, num_weights) * (6 * min(max_rows, num_weights) + 3 * rank + num_hyper)
+    return _NUMBER * (DUAL_NEWTON_VECTORS * (num_weights + num_hyper) + 2 * rows * rank + system)
+
+
 def pdlp_bytes(num_weights: int, rank: int, num_hyper: int, *, programs: int = 1) -> int:
     """Working bytes of `PDLP` on direction LPs that share factored curvature, without the programs themselves.
 
@@ -66,6 +81,38 @@ def operator_bytes(A: LinearOperator) -> int:  # noqa: N803
     if isinstance(hessian, Sparse):
         return _NUMBER * (INTERIOR_POINT_VECTORS // 2 * (m + n) + 40 * hessian.matrix.nnz)
     return _NUMBER * (2 * m * n + 4 * m * m + INTERIOR_POINT_VECTORS // 2 * (m + n))
+
+
+def check_memory_limit(limit: int | None) -> None:
+    """Refuse what is no number of bytes.
+
+    Raises:
+        ValueError: if it is not positive.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"memory_limit: expected a positive number of bytes, got {limit}")
+
+
+def require_memory(A: LinearOperator, needed: int, device: str | torch.device | None, limit: int | None) -> None:  # noqa: N803
+    """Refuse a solve that needs more bytes than are allowed, or, without a limit, than there are.
+
+    Args:
+        A: the program's matrix.
+        needed: working bytes.
+        device: where it is to be solved; None: where A lives.
+        limit: bytes that are allowed.
+
+    Raises:
+        ValueError: with both numbers, and what to change.
+    """
+    where = A.device if device is None else torch.device(device)
+    allowed = available_bytes(where) if limit is None else limit
+    if needed > allowed:
+        raise ValueError(
+            f"memory_limit: a program of shape {A.shape} needs about {needed:,} bytes of working memory on {where}, "
+            f"but {allowed:,} are allowed; raise memory_limit, lower the rank of the curvature model, tune fewer "
+            "weights, or use PDLP"
+        )
 
 
 def can_polish(num_weights: int, device: torch.device) -> bool:

@@ -28,7 +28,7 @@ from rich.progress import track
 from rich.table import Table
 
 from backends import PDLP, DualNewton, HiGHS, InteriorPoint
-from backends.memory import direction_lp_bytes, interior_point_bytes, pdlp_bytes
+from backends.memory import direction_lp_bytes, dual_newton_bytes, interior_point_bytes, pdlp_bytes
 from lift_core import LinearProgram, LPBackend, LPStatus, MatrixFree, solve_lp, solve_lps
 from lift_core.operators import DirectionMatrix
 from lift_core.records import write_atomically
@@ -165,6 +165,7 @@ def memory() -> list[Row]:
         {
             "n": n, "rank": rank, "hyperparameters": p, "program, GiB": direction_lp_bytes(n, rank, p) / 2**30,
             "InteriorPoint, GiB": interior_point_bytes(n, rank, p, device="cuda") / 2**30,
+            "DualNewton, GiB": dual_newton_bytes(n, rank, p, device="cuda") / 2**30,
             "PDLP, GiB": pdlp_bytes(n, rank, p) / 2**30,
         }
         for n, rank, p in MEMORY_SIZES

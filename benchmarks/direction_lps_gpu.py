@@ -1,9 +1,10 @@
-"""Direction LPs of the sizes of GPT-2 Small on a GPU: `InteriorPoint` at 1e-6 and `PDLP` at 1e-4, one after the other.
+"""Direction LPs of the sizes of GPT-2 Small on a GPU: `InteriorPoint` and `DualNewton` at 1e-6, `PDLP` at 1e-4.
 
-The program is drawn on the device. Time per iteration is compared with a floor: the program and the iterate read once,
-the iterate written once, at the bandwidth that a large copy reaches. No method can iterate faster; both pass over the
-factors several times an iteration. Memory is the peak of what torch has allocated, the program included; polishing is
-left out where its memory is short.
+Two families: *random*, of which many rows bind, and *trained*, of which few do; `DualNewton` gets the second alone. The
+programs are drawn on the device, and each is solved by one backend after the other. Time per iteration is compared with
+a floor: the program and the iterate read once, the iterate written once, at the bandwidth that a large copy reaches. No
+method can iterate faster; all pass over the factors several times an iteration. Memory is the peak of what torch has
+allocated, the program included; polishing is left out where its memory is short.
 
 Example:
     python benchmarks/direction_lps_gpu.py --out runs/direction-lps-gpu
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -23,27 +25,25 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from backends import PDLP, InteriorPoint
-from backends.memory import direction_lp_bytes, interior_point_bytes, pdlp_bytes
+from backends import PDLP, DualNewton, InteriorPoint
+from backends.memory import direction_lp_bytes, dual_newton_bytes, interior_point_bytes, pdlp_bytes
 from lift_core import LinearProgram, LPBackend, solve_lp
 from lift_core.records import write_atomically
-from lift_core.testing.families import factored_direction_lp
+from lift_core.testing.families import factored_direction_lp, trained_direction_lp
 
 SIZES = ("7087872,64,12", "124439808,16,12")
 """GPT-2 Small's last block, and all of it."""
-INTERIOR_POINT_ITERATE, PDLP_ITERATE = 11, 2
-"""Vectors of the weights' length: w, y, gaps and duals; and z."""
+ITERATES = {"interior_point": 11, "dual_newton": 3, "pdlp": 2}
+"""Vectors of the weights' length: w, y, gaps and duals; x, y and reduced costs; z."""
+FAMILIES = {"random": factored_direction_lp, "trained": trained_direction_lp}
 
 Row = dict[str, object]
 
 
-def solved(
-    lp: LinearProgram, backend: LPBackend, size: tuple[int, int, int], device: str, rate: float, predicted: int
-) -> Row:
+def solved(lp: LinearProgram, backend: LPBackend, size: tuple[int, int, int], device: str, rate: float) -> Row:
     """One solve beside its floor."""
     n, rank, p = size
-    iterate = INTERIOR_POINT_ITERATE if isinstance(backend, InteriorPoint) else PDLP_ITERATE
-    floor = (direction_lp_bytes(n, rank, p) + 2 * 8 * iterate * n) / rate
+    floor = (direction_lp_bytes(n, rank, p) + 2 * 8 * ITERATES[backend.name] * n) / rate
     if device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -54,33 +54,37 @@ def solved(
     seconds = time.perf_counter() - began
     each = seconds / max(solution.iterations, 1)
     return {
-        "weights": f"{n:,}", "rank": rank, "backend": backend.name, "rtol": backend.rtol,
-        "status": solution.status.name, "iterations": solution.iterations, "seconds": seconds,
+        "rtol": backend.rtol, "status": solution.status.name, "iterations": solution.iterations, "seconds": seconds,
         "s / iteration": each, "floor, s": floor, "of the floor": each / floor,
         "worst residual": solution.kkt.worst,
         "peak, GiB": torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else None,
-        "predicted, GiB": predicted / 2**30, "objective": solution.objective,
+        "objective": solution.objective,
     }  # fmt: skip
 
 
-def rows_of(size: tuple[int, int, int], args: argparse.Namespace, rate: float) -> list[Row]:
+def rows_of(family: str, size: tuple[int, int, int], args: argparse.Namespace, rate: float) -> list[Row]:
     n, rank, p = size
-    lp = factored_direction_lp(n, rank=rank, num_hyper=p, device=args.device)
-    program = direction_lp_bytes(n, rank, p)
+    lp = FAMILIES[family](n, rank=rank, num_hyper=p, device=args.device)
     solvers: dict[str, tuple[LPBackend, int]] = {
         "interior_point": (
-            InteriorPoint(rtol=1e-6, time_limit=args.limit),
-            program + interior_point_bytes(n, rank, p, device=args.device),
+            InteriorPoint(rtol=1e-6, time_limit=args.limit), interior_point_bytes(n, rank, p, device=args.device)
         ),
-        "pdlp": (PDLP(rtol=1e-4, time_limit=args.limit), program + pdlp_bytes(n, rank, p)),
-    }
+        "dual_newton": (
+            DualNewton(rtol=1e-6, time_limit=args.limit), dual_newton_bytes(n, rank, p, device=args.device)
+        ),
+        "pdlp": (PDLP(rtol=1e-4, time_limit=args.limit), pdlp_bytes(n, rank, p)),
+    }  # fmt: skip
     found: list[Row] = []
     for name in args.backends:
-        backend, predicted = solvers[name]
+        if name == "dual_newton" and family == "random":
+            continue
+        backend, working = solvers[name]
+        row: Row = {"family": family, "weights": f"{n:,}", "rank": rank, "backend": name}
         try:
-            found.append(solved(lp, backend, size, args.device, rate, predicted))
+            row |= solved(lp, backend, size, args.device, rate)
         except (ValueError, torch.OutOfMemoryError) as error:  # too large for this device: the next one may fit
-            found.append({"weights": f"{n:,}", "rank": rank, "backend": name, "status": str(error).splitlines()[0]})
+            row |= {"status": str(error).splitlines()[0]}
+        found.append(row | {"predicted, GiB": (direction_lp_bytes(n, rank, p) + working) / 2**30})
     return found
 
 
@@ -95,7 +99,8 @@ def parse_size(text: str) -> tuple[int, int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=parse_size, nargs="+", default=[parse_size(size) for size in SIZES])
-    parser.add_argument("--backends", nargs="+", choices=("interior_point", "pdlp"), default=["interior_point", "pdlp"])
+    parser.add_argument("--families", nargs="+", choices=tuple(FAMILIES), default=list(FAMILIES))
+    parser.add_argument("--backends", nargs="+", choices=tuple(ITERATES), default=list(ITERATES))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds of one solve")
     parser.add_argument("--out", type=Path, default=Path("runs/direction-lps-gpu"))
@@ -103,9 +108,10 @@ def main() -> None:
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device: torch sees no CUDA device; --device cpu and small --sizes run anywhere")
     rate = bandwidth(args.device)
-    for warm_up in (InteriorPoint(), PDLP()):  # libraries load at their first use
-        solve_lp(factored_direction_lp(10_000, rank=8, device=args.device), warm_up)
-    rows = [row for size in track(args.sizes, description="direction LPs") for row in rows_of(size, args, rate)]
+    for warm_up in (InteriorPoint(), DualNewton(), PDLP()):  # libraries load at their first use
+        solve_lp(trained_direction_lp(10_000, rank=8, device=args.device), warm_up)
+    programs = list(product(args.families, args.sizes))
+    rows = [row for pair in track(programs, description="direction LPs") for row in rows_of(*pair, args, rate)]
     columns = max(rows, key=len)
     table = Table(*columns, title=f"{device_name(args.device)}, {rate / 1e9:,.0f} GB/s")
     for row in rows:

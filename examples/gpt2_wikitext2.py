@@ -13,7 +13,7 @@ import os
 import torch
 
 import lift_core as lift
-from backends import InteriorPoint
+from backends import DualNewton
 from problems import GPT2WikiText2
 
 TOY = os.environ.get("LIFT_TOY") == "1"
@@ -79,7 +79,7 @@ print(
 box = lift.TrustBox(relative=True, weights_radius=0.05)
 curvature = lift.LowRank(rank=4 if TOY else 64, share=1.0 if TOY else 0.25)
 search = lift.LocalSearch(
-    backend=InteriorPoint(),
+    backend=DualNewton(),
     curvature=curvature,
     slack=(1e-3, 1e-1) if TOY else (1e-4, 1e-3, 1e-2, 1e-1),
     box=box,

@@ -12,6 +12,7 @@ from backends import DualNewton, HiGHS, InteriorPoint
 from backends.dual_newton.feature_sign import NoMinimumError, feature_sign_search
 from backends.dual_newton.iteration import DualNewtonIteration
 from backends.dual_newton.rows import FactoredRows
+from backends.memory import dual_newton_bytes
 from lift_core import LinearProgram, LPStart, LPStatus, solve_lp
 from lift_core.lp import BackendAnswer
 from lift_core.operators import Diagonal, DirectionMatrix, GroupColumns, LowRankPlusDiagonal
@@ -167,6 +168,16 @@ def test_limits_are_reported_with_a_valid_bound() -> None:
         solution = solve_lp(lp, backend)
         assert solution.status is status
         assert solution.bound <= optimum + 1e-7 * abs(optimum)
+
+
+def test_memory_is_counted_before_it_starts() -> None:
+    lp = trained_direction_lp(500, rank=4, num_hyper=3, slack=0.1)
+    needed = dual_newton_bytes(500, 4, 3)
+    with pytest.raises(ValueError, match=f"needs about {needed:,} bytes of working memory on cpu, but 1,000 are"):
+        solve_lp(lp, DualNewton(memory_limit=1_000))
+    assert solve_lp(lp, DualNewton(memory_limit=needed)).status is LPStatus.OPTIMAL
+    with pytest.raises(ValueError, match="memory_limit: expected a positive number of bytes, got 0"):
+        DualNewton(memory_limit=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

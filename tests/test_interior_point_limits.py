@@ -4,17 +4,18 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from backends.interior_point import InteriorPoint
-from backends.memory import direction_lp_bytes, interior_point_bytes, pdlp_bytes
+from backends.memory import direction_lp_bytes, dual_newton_bytes, interior_point_bytes, pdlp_bytes
 from lift_core.lp import LinearProgram, LPStart, LPStatus, solve_lp
 from lift_core.operators import Dense, DirectionMatrix, MatrixFree
 from lift_core.testing import known_direction_lp
-from lift_core.testing.families import factored_direction_lp
+from lift_core.testing.families import factored_direction_lp, trained_direction_lp
 from lift_core.testing.known import Curvature
 from tests.interior_point_cases import TIGHT, direction_program, factored, normal
 
@@ -99,6 +100,16 @@ def test_a_neighbouring_delta_saves_iterations(change: float) -> None:
     assert warm.iterations <= (0 if change == 1.0 else cold.iterations)
 
 
+@pytest.mark.parametrize("family", [factored_direction_lp, trained_direction_lp])
+@pytest.mark.parametrize("slack", [0.1, 0.01])
+def test_a_start_far_outside_the_bounds_costs_nothing(family: Callable[..., LinearProgram], slack: float) -> None:
+    wide, narrow = (family(500, rank=4, num_hyper=3, slack=ratio * slack) for ratio in (10, 1))
+    far = solve_lp(wide, InteriorPoint(rtol=1e-6))
+    cold, warm = (solve_lp(narrow, InteriorPoint(rtol=1e-6), start=start) for start in (None, LPStart(far.x, far.y)))
+    assert cold.status is warm.status is LPStatus.OPTIMAL
+    assert warm.iterations <= cold.iterations
+
+
 # Memory
 
 
@@ -115,15 +126,20 @@ def test_too_little_memory_is_refused_before_the_start() -> None:
         InteriorPoint(memory_limit=0)
 
 
+PREDICTED = {"interior point": interior_point_bytes, "pdlp": pdlp_bytes, "dual newton": dual_newton_bytes}
 MEASURE = """
 import sys, threading, torch
-from backends import PDLP, InteriorPoint
-from lift_core.testing.families import factored_direction_lp
+from backends import PDLP, DualNewton, InteriorPoint
+from lift_core.testing.families import factored_direction_lp, trained_direction_lp
 torch.set_num_threads(1)
-first = sys.argv[1] == "interior point"
-backend = InteriorPoint(max_iterations=2) if first else PDLP(max_iterations=81, time_limit=6.0)
-backend.solve(factored_direction_lp(300, rank=8, num_hyper=4))
-lp = factored_direction_lp(100_000, rank=8, num_hyper=4)
+backends = {
+    "interior point": InteriorPoint(max_iterations=2),
+    "pdlp": PDLP(max_iterations=81, time_limit=6.0),
+    "dual newton": DualNewton(),
+}
+backend, family = backends[sys.argv[1]], trained_direction_lp if sys.argv[1] == "dual newton" else factored_direction_lp
+backend.solve(family(3_000, rank=8, num_hyper=4))
+lp = family(100_000, rank=8, num_hyper=4)
 resident = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096
 before, peak, done = resident(), [0], threading.Event()
 def watch():
@@ -139,10 +155,10 @@ print(peak[0] - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("who", ["interior point", "pdlp"])
+@pytest.mark.parametrize("who", PREDICTED)
 def test_predicted_memory_is_what_a_process_takes(who: str) -> None:
     done = subprocess.run([sys.executable, "-c", MEASURE, who], capture_output=True, text=True, check=True)
-    predicted = (interior_point_bytes if who == "interior point" else pdlp_bytes)(100_000, 8, 4)
+    predicted = PREDICTED[who](100_000, 8, 4)
     assert 0.4 * predicted <= int(done.stdout) <= 1.1 * predicted
 
 

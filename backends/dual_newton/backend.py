@@ -11,9 +11,11 @@ import torch
 
 from backends.devices import move_program
 from backends.dual_newton.iteration import DualNewtonIteration
-from backends.factors import has_factors
+from backends.factors import factors, has_factors
 from backends.interior_point import InteriorPoint
+from backends.memory import check_memory_limit, dual_newton_bytes, require_memory
 from lift_core.lp import BackendAnswer, LinearProgram, LPBackend, LPStart
+from lift_core.operators import DirectionMatrix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,8 @@ class DualNewton(LPBackend):
         max_iterations: Newton steps, of each of the two methods.
         max_rows: rows that may be looked at at a time.
         device: where to compute; None: where the program lives.
+        memory_limit: bytes that a solve may take beside the program; None: what the device has. What either method
+            needs is counted before it starts, and refused if that is more.
 
     Reference: Lee, Sun, Saunders (2014), SIAM J. Optim. 24(3); Lee, Battle, Raina, Ng (2007), NeurIPS 19.
 
@@ -43,28 +47,47 @@ class DualNewton(LPBackend):
     max_iterations: int = 200
     max_rows: int = 1_000
     device: str | torch.device | None = None
+    memory_limit: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("max_iterations", "max_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected an integer of at least 1, got {getattr(self, name)}")
+        check_memory_limit(self.memory_limit)
 
     def solve(self, lp: LinearProgram, start: LPStart | None = None) -> BackendAnswer:
-        """Solve one program; ``start``, a pair near its solution, saves some iterations."""
+        """Solve one program; ``start``, a pair near its solution, saves some iterations.
+
+        Raises:
+            ValueError: if memory is short, or if the program must be handed over and is too large for `InteriorPoint`.
+        """
         deadline = time.monotonic() + self.time_limit
-        lp = move_program(lp, self.device)
-        if start is not None:
-            start = LPStart(start.x.to(lp.A.device, torch.float64), start.y.to(lp.A.device, torch.float64))
         if lp.is_boxed and has_factors(lp.A):
-            for first in (None,) if start is None else (start, None):
-                iteration = DualNewtonIteration(lp, max_rows=self.max_rows)
-                answer = iteration.solve(first, rtol=self.rtol, max_iterations=self.max_iterations, deadline=deadline)
-                if answer is not None:
-                    return answer
-        left = max(deadline - time.monotonic(), 1e-3)
-        rest = InteriorPoint(rtol=self.rtol, time_limit=left, max_iterations=self.max_iterations, device=self.device)
+            answer = self._solve_here(lp, start, deadline)
+            if answer is not None:
+                return answer
+        rest = InteriorPoint(
+            rtol=self.rtol, time_limit=max(deadline - time.monotonic(), 1e-3), max_iterations=self.max_iterations,
+            device=self.device, memory_limit=self.memory_limit,
+        )  # fmt: skip
         return rest.solve(lp, start)
+
+    def _solve_here(self, lp: LinearProgram, start: LPStart | None, deadline: float) -> BackendAnswer | None:
+        """From the start and, where that leads nowhere, from nothing; None if both do."""
+        assert isinstance(lp.A, DirectionMatrix)
+        (n, rank), device = factors(lp.A.hessian)[1].shape, torch.device(self.device or lp.A.device)
+        needed = dual_newton_bytes(n, rank, lp.A.num_hyper, max_rows=self.max_rows, device=device.type)
+        require_memory(lp.A, needed, device, self.memory_limit)
+        lp = move_program(lp, device)
+        if start is not None:
+            start = LPStart(start.x.to(device, torch.float64), start.y.to(device, torch.float64))
+        for first in (None,) if start is None else (start, None):
+            iteration = DualNewtonIteration(lp, max_rows=self.max_rows)
+            answer = iteration.solve(first, rtol=self.rtol, max_iterations=self.max_iterations, deadline=deadline)
+            if answer is not None:
+                return answer
+        return None
 
     def solve_sequence(self, lps: Iterable[LinearProgram]) -> Iterator[BackendAnswer]:
         """Each from nothing: along a path of slacks ten times apart, the neighbour's solution is no better a start."""

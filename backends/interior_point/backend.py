@@ -15,7 +15,7 @@ from backends.interior_point.predictor_corrector import solve_by_predictor_corre
 from backends.interior_point.sparse import SparseSystem
 from backends.interior_point.structured import StructuredSystem, core_size
 from backends.interior_point.system import NewtonSystem
-from backends.memory import available_bytes, operator_bytes
+from backends.memory import check_memory_limit, operator_bytes, require_memory
 from lift_core.lp import BackendAnswer, LinearProgram, LPBackend, LPStart
 from lift_core.operators import DENSE_LIMIT, DirectionMatrix, LinearOperator, Sparse
 
@@ -54,34 +54,22 @@ class InteriorPoint(LPBackend):
         super().__post_init__()
         if self.max_iterations < 1:
             raise ValueError(f"max_iterations: expected an integer of at least 1, got {self.max_iterations}")
-        if self.memory_limit is not None and self.memory_limit < 1:
-            raise ValueError(f"memory_limit: expected a positive number of bytes, got {self.memory_limit}")
+        check_memory_limit(self.memory_limit)
 
     def solve(self, lp: LinearProgram, start: LPStart | None = None) -> BackendAnswer:
-        """Solve one program; ``start``, the solution of a neighbouring one, saves some iterations.
+        """Solve one program; ``start``, a neighbouring solution, saves some iterations where it fits the bounds.
 
         Raises:
             ValueError: if A is known through products only and is too large to be formed, or if memory is short.
         """
         deadline = time.monotonic() + self.time_limit
-        self._check_memory(lp.A)
+        require_memory(lp.A, operator_bytes(lp.A), self.device, self.memory_limit)
         lp = move_program(lp, self.device)
         if start is not None:
             start = LPStart(start.x.to(lp.A.device, torch.float64), start.y.to(lp.A.device, torch.float64))
         return solve_by_predictor_corrector(
             lp, choose_system(lp.A), start, rtol=self.rtol, max_iterations=self.max_iterations, deadline=deadline
         )
-
-    def _check_memory(self, A: LinearOperator) -> None:  # noqa: N803
-        device = A.device if self.device is None else torch.device(self.device)
-        needed = operator_bytes(A)
-        limit = available_bytes(device) if self.memory_limit is None else self.memory_limit
-        if needed > limit:
-            raise ValueError(
-                f"memory_limit: a program of shape {A.shape} needs about {needed:,} bytes of working memory on "
-                f"{device}, but {limit:,} are allowed; raise memory_limit, lower the rank of the curvature model, "
-                "tune fewer weights, or use PDLP"
-            )
 
 
 def choose_system(A: LinearOperator) -> NewtonSystem:  # noqa: N803

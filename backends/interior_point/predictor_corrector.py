@@ -14,7 +14,7 @@ from torch import Tensor
 from backends.certificates import certify
 from backends.interior_point.barrier import Barrier, Iterate, best_shares, step_lengths
 from backends.interior_point.newton import Newton
-from backends.interior_point.starting_point import starting_point, warm_point
+from backends.interior_point.starting_point import is_near, starting_point, warm_point
 from backends.interior_point.system import NewtonSystem
 from backends.kkt import KKTCheck, Residuals
 from lift_core.lp import BackendAnswer, LinearProgram, LPStart, LPStatus
@@ -77,7 +77,7 @@ def solve_by_predictor_corrector(
     Args:
         lp: the program.
         system: solves Newton systems with its matrix.
-        start: the solution of a neighbouring program, see `warm_point`.
+        start: the solution of a neighbouring program, see `warm_point`; not used where it is far outside the bounds.
         rtol: tolerance.
         max_iterations: Newton steps.
         deadline: in seconds of `time.monotonic`.
@@ -89,7 +89,8 @@ def solve_by_predictor_corrector(
             best.offer(start.x, start.y, *barrier.newton.products(start.x, start.y))
             if best.worst <= rtol:
                 return best.answer(LPStatus.OPTIMAL, 0)
-        at = starting_point(barrier) if start is None else warm_point(barrier, start)
+        usable = start is not None and is_near(barrier, start)
+        at = warm_point(barrier, start) if start is not None and usable else starting_point(barrier)
         for iteration in range(max_iterations + 1):
             products = barrier.newton.products(at.w[:n], at.y)
             best.offer(at.w[:n], at.y, *products)

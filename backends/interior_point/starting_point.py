@@ -12,6 +12,8 @@ from lift_core.lp import LPStart
 
 WARM = 1e-2
 """Smallest gaps and duals of a warm start, in units."""
+NEAR = 0.1
+"""Largest violation of the bounds, as a share of their distance, at which a start is worth taking."""
 
 
 def starting_point(barrier: Barrier) -> Iterate:
@@ -62,6 +64,18 @@ def _shifts(gaps: Tensor, duals: Tensor, has: Tensor) -> tuple[float, float]:
     if not 0 < product < math.inf:
         return by_gaps + 1, by_duals + 1
     return by_gaps + 0.5 * product / float(duals.sum()), by_duals + 0.5 * product / float(gaps.sum())
+
+
+def is_near(barrier: Barrier, start: LPStart) -> bool:
+    """Whether a start lies within the bounds, or nearly so.
+
+    One that does not, such as the solution at a much larger slack, costs two to four times the iterations of none.
+    """
+    w = torch.cat([start.x, barrier.newton.products(start.x, start.y)[0]])
+    outside = torch.stack([barrier.lower - w, w - barrier.upper]).mul_(barrier.has)
+    width = _width(barrier)
+    allowed = NEAR * torch.where(width.isinf(), barrier.newton.units, width)
+    return bool((outside <= allowed).all())
 
 
 def warm_point(barrier: Barrier, start: LPStart) -> Iterate:

@@ -66,7 +66,7 @@ class RunSettings:
     problem_options: dict[str, Any] = field(default_factory=dict)
     select: float | None = None
     select_options: dict[str, Any] = field(default_factory=dict)
-    backend: str = "interior_point"
+    backend: str = "dual_newton"
     backend_options: dict[str, Any] = field(default_factory=dict)
     curvature: str = LowRank.name
     curvature_options: dict[str, Any] = field(default_factory=dict)
