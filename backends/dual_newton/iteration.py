@@ -22,7 +22,7 @@ import time
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from backends.dual_newton.feature_sign import NoMinimumError, feature_sign_search
@@ -139,12 +139,12 @@ class DualNewtonIteration:
     def _follow(self, at: DualPoint, share: Float64[Tensor, " n"], little: float) -> Step:
         """Move s̄ to s and lower ω, as far as a full step then succeeds or has little to gain."""
         window = self._window(at.d)
-        few = len(window) < FEW_COLUMNS * (1 + int((at.y != 0).sum()))
+        few = int(window.sum()) < FEW_COLUMNS * (1 + int((at.y != 0).sum()))
         self.near, omega, cut = share, self.omega, max(self._cut, SLOW if few else FAST)
-        slope = (self.radius * at.d)[window]
+        slope = self.radius * at.d * window
         while True:
             self.omega = cut * omega
-            unclipped = share.index_add(0, window, slope, alpha=-1 / self.omega)
+            unclipped = torch.add(share, slope, alpha=-1 / self.omega)
             activity = self.access.activity(torch.addcmul(self.centre, self.radius, unclipped))
             step = self._step(at, window, activity)
             done = step.length == 1 or abs(step.promised) <= little
@@ -154,10 +154,10 @@ class DualNewtonIteration:
                 return step
             cut = SLOW if cut < SLOW else 1.0
 
-    def _step(self, at: DualPoint, window: Int64[Tensor, " w"], activity: Float64[Tensor, " m"]) -> Step:
+    def _step(self, at: DualPoint, window: Bool[Tensor, " n"], activity: Float64[Tensor, " m"]) -> Step:
         """A Newton step with line search, h linearised at ``activity``."""
         lp, rows = self.lp, at.rows
-        gram = self.access.gram(rows, window, self.radius[window].square() / self.omega)
+        gram = self.access.gram(rows, window, self.omega)
         gram += torch.diag(self.access.squares(rows) * (self._damping / self.omega))
         system = (gram, activity[rows], lp.row_lower[rows], lp.row_upper[rows], at.y)
         found = feature_sign_search(*(part.cpu().numpy() for part in system), most=self._most)
@@ -195,8 +195,8 @@ class DualNewtonIteration:
     def _unclipped(self, d: Float64[Tensor, " n"]) -> Float64[Tensor, " n"]:
         return torch.addcmul(self.near, self.radius, d, value=-1 / self.omega)
 
-    def _window(self, d: Float64[Tensor, " n"]) -> Int64[Tensor, " w"]:
-        return (self._unclipped(d).abs_() < 1).nonzero()[:, 0]
+    def _window(self, d: Float64[Tensor, " n"]) -> Bool[Tensor, " n"]:
+        return self._unclipped(d).abs_() < 1
 
     def _value(self, at: DualPoint) -> float:
         """What is minimised."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from backends.chunks import ROWS, chunks
@@ -12,10 +12,13 @@ from lift_core.operators import DirectionMatrix
 
 
 class FactoredRows:
-    """A Gram matrix takes ``Vᵀ Θ V`` over the columns that move, and algebra with k x k matrices.
+    """A Gram matrix takes ``Vᵀ R² V`` over the columns that move, and algebra with k x k matrices.
+
+    From one step to the next few columns start or cease to move, and only those are added or taken off. What rounding
+    errors that leaves is far below `LEAST_DAMPING`, since the whole sum is where it began.
 
     Args:
-        radius: half the widths of the columns' boxes.
+        radius: half the widths of the columns' boxes, R.
     """
 
     def __init__(self, A: DirectionMatrix, radius: Float64[Tensor, " n"]) -> None:  # noqa: N803
@@ -23,7 +26,9 @@ class FactoredRows:
         self._J, self._p, self._rows = A.mixed, A.num_hyper, A.rows
         self.rank = len(self._C) + self._p
         self._hyper, self._weights = radius[: self._p].square(), radius[self._p :].square()
-        self._whole = self._inner(torch.arange(len(self._D), device=self._D.device), self._weights)
+        self._moving = torch.ones_like(self._D, dtype=torch.bool)
+        self._whole = self._inner(self._moving)
+        self._sum, self._changes = self._whole, 0
 
     def activity(self, x: Float64[Tensor, " n"]) -> Float64[Tensor, " m"]:
         """``A x``."""
@@ -45,23 +50,30 @@ class FactoredRows:
         at = self._of(rows)
         return self._assemble(at, self._whole, self._weights[at], self._hyper).diagonal().clamp(min=0)
 
-    def gram(
-        self, rows: Int64[Tensor, " r"], columns: Int64[Tensor, " w"], theta: Float64[Tensor, " w"]
-    ) -> Float64[Tensor, "r r"]:
-        """``A_RW diag(θ) A_RWᵀ`` over some columns W."""
-        hyper = columns < self._p
-        moving, by_weight = columns[~hyper] - self._p, theta[~hyper]
-        of_hyper = theta.new_zeros(self._p).index_copy_(0, columns[hyper], theta[hyper])
-        spread = theta.new_zeros(len(self._D)).index_copy_(0, moving, by_weight)
+    def gram(self, rows: Int64[Tensor, " r"], window: Bool[Tensor, " n"], omega: float) -> Float64[Tensor, "r r"]:
+        """``A_RW R_W² A_RWᵀ / ω`` over the columns W of a window."""
+        hyper, moving = window[: self._p], window[self._p :]
+        self._move(moving)
         at = self._of(rows)
-        return self._assemble(at, self._inner(moving, by_weight), spread[at], of_hyper)
+        theta = self._weights[at] * moving[at] / omega
+        return self._assemble(at, self._sum / omega, theta, self._hyper * hyper / omega)
 
-    def _inner(self, moving: Tensor, theta: Tensor) -> Float64[Tensor, "k k"]:
-        """``Vᵀ Θ V`` over some weights."""
-        inner = self._V.new_zeros(len(self._C), len(self._C))
-        for part in chunks(len(moving), self._D.device, ROWS):
-            V = self._V[moving[part]]  # noqa: N806
-            inner.addmm_(V.T, theta[part, None] * V)
+    def _move(self, moving: Bool[Tensor, " weights"]) -> None:
+        """Bring the sum to these weights, from what it was where that is less work than anew."""
+        changed = moving ^ self._moving
+        self._changes += int(changed.sum())
+        if self._changes < int(moving.sum()):
+            self._sum = self._sum + self._inner(changed & moving) - self._inner(changed & self._moving)
+        else:
+            self._sum, self._changes = self._inner(moving), 0
+        self._moving = moving
+
+    def _inner(self, moving: Bool[Tensor, " weights"]) -> Float64[Tensor, "k k"]:
+        """``Vᵀ R² V`` over some weights."""
+        inner, (which,) = self._V.new_zeros(len(self._C), len(self._C)), moving.nonzero(as_tuple=True)
+        for part in chunks(len(which), self._D.device, ROWS):
+            V = self._V[which[part]]  # noqa: N806
+            inner.addmm_(V.T, self._weights[which[part], None] * V)
         return inner
 
     def _assemble(self, at: Tensor, inner: Tensor, theta: Tensor, hyper: Tensor) -> Float64[Tensor, "r r"]:
