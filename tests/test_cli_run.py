@@ -16,6 +16,7 @@ import pytest
 import lift_core as lift
 from lift_core.cli import main
 from lift_core.cli.settings import RunSettings, read_config, resolve, write_config
+from lift_core.presets import PRESETS
 from lift_core.records import CHECKPOINT, without_times
 from problems import Quadratic
 
@@ -143,7 +144,11 @@ def test_a_preset_stands_between_flags_and_suggestions() -> None:
     settings = resolve({"rows": 0.5}, Suggesting(), preset="published")
     assert (settings.curvature, settings.curvature_options, settings.relative) == ("sr1", {}, False)
     assert (settings.rows, settings.delta, settings.unit_norm) == (0.5, 1e-4, True)
-    with pytest.raises(ValueError, match="--preset: expected one of published, got 'best'"):
+    chosen = resolve({"curvature_options": {"rank": 4}}, Suggesting(), preset="refit")
+    assert chosen.curvature_options == {**PRESETS["refit"]["curvature_options"], "rank": 4}
+    other = resolve({"curvature": "fisher"}, Suggesting(), preset="refit")
+    assert (other.curvature_options, other.refit_reach) == ({}, (1.0,))
+    with pytest.raises(ValueError, match="--preset: expected one of published, refit, got 'best'"):
         resolve({}, Quadratic(), preset="best")
 
 

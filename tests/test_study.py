@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from lift_core.cli import main
-from lift_core.cli.settings import PRESETS, RunSettings
+from lift_core.cli.settings import RunSettings
+from lift_core.presets import PRESETS
 from lift_core.report import render_study, study_document
 from lift_core.study import PLANS, Cell, Outcome, make_plan, run_study, summarize, to_markdown
 from lift_core.study.plans import PRESET_DECIDES

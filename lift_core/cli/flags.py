@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lift_core.cli.settings import CURVATURES, PRESETS, RunSettings
+from lift_core.cli.settings import CURVATURES, RunSettings
+from lift_core.presets import PRESETS
 
 _LP, _STEPS, _OUTPUT = "Direction LP", "Steps and training", "Output"
 

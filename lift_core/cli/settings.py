@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from lift_core.cli.options import check_options, load_backend_with
@@ -17,6 +16,7 @@ from lift_core.direction import Rows, TrustBox
 from lift_core.line_search import Armijo, GoldenSection, LineSearch
 from lift_core.lp import LPBackend
 from lift_core.moves import Move
+from lift_core.presets import PRESETS
 from lift_core.problem import BilevelProblem
 from lift_core.records import CheckpointError, write_atomically
 from lift_core.refit import Refit
@@ -27,24 +27,6 @@ CONFIG = "config.json"
 CURVATURES = {model.name: model for model in (Exact, GaussNewton, LowRank, Fisher, SR1, HessianDiagonal)}
 LineSearchName = Literal["golden", "armijo"]
 RefitData = Literal["train", "train+direction"]
-
-PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "published": {
-            "curvature": SR1.name,
-            "rows": 0.01,
-            "delta": 1e-4,
-            "hyper_radius": 1.0,
-            "weights_radius": 1.0,
-            "relative": False,
-            "unit_norm": True,
-            "line_search": "golden",
-        }
-    }
-)
-"""Settings under one name. ``published``: the recipe of Sinha & Pankaj (2024), arXiv 2407.00613, and of the published
-LiFT, arXiv 2606.16243: SR1 from warm-up snapshots, a random hundredth of the rows, δ = 1e-4, the box ±1, directions of
-unit norm, golden section."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,28 +164,31 @@ class RunSettings:
 def resolve(given: Mapping[str, Any], problem: BilevelProblem, *, preset: str | None = None) -> RunSettings:
     """What the user gave, else what the preset says, else what the problem suggests, else the defaults.
 
-    A suggested option of a backend or curvature model is dropped where the user or the preset chose another one.
+    Options of a backend or curvature model are merged in the same order, and dropped where another one is chosen.
 
     Raises:
         ValueError: for an unknown preset, or where the problem suggests something that is no setting.
     """
-    if preset is not None:
-        if preset not in PRESETS:
-            raise ValueError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
-        given = {**PRESETS[preset], **given}
+    if preset is not None and preset not in PRESETS:
+        raise ValueError(f"--preset: expected one of {', '.join(PRESETS)}, got {preset!r}")
     suggested: dict[str, Any] = dict(getattr(problem, "suggested_search", {}))
     unknown = suggested.keys() - {setting.name for setting in fields(RunSettings)}
     if unknown:
         raise ValueError(f"{type(problem).__name__}.suggested_search: no such settings: {', '.join(sorted(unknown))}")
-    merged = suggested | dict(given)
+    layers = (suggested, {} if preset is None else PRESETS[preset], given)
+    merged = {name: value for layer in layers for name, value in layer.items()}
     for choice in ("backend", "curvature"):
-        options = f"{choice}_options"
-        default = suggested.get(choice, getattr(RunSettings, choice))
-        if given.get(choice, default) == default:
-            merged[options] = suggested.get(options, {}) | given.get(options, {})
-        else:
-            merged[options] = given.get(options, {})
+        merged[f"{choice}_options"] = _options(choice, layers)
     return _from_mapping(merged)
+
+
+def _options(choice: str, layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Options of a backend or curvature model, later layers first; those of another choice are dropped."""
+    chosen, options = getattr(RunSettings, choice), {}
+    for layer in layers:
+        before, chosen = chosen, layer.get(choice, chosen)
+        options = (options if chosen == before else {}) | layer.get(f"{choice}_options", {})
+    return options
 
 
 def write_config(folder: Path, settings: RunSettings) -> None:

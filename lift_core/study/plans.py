@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from types import MappingProxyType
 from typing import Any
+
+from lift_core.presets import PRESETS
 
 Settings = Mapping[str, Any]
 
@@ -69,9 +70,6 @@ def _cells(setting: str, base: Settings, variants: Mapping[str, Settings], seeds
             settings = {**merged, "problem_options": options, "seed": seed}
             yield Cell(setting=setting, variant=variant, seed=seed, settings=settings, preset=preset)
 
-
-ONE_BATCH = 1e-6
-"""A share of the training batches that is one of them, however many there are."""
 
 _BOTH: Settings = {"refit_on": "train+direction"}
 _MOVE: Settings = {"refit_epochs": 0, "rounds": 1}
@@ -149,19 +147,15 @@ def ablations(seeds: range) -> Iterator[Cell]:
 def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
     """GPT-2 on WikiText-2: training share x tuned blocks x initial strength, L2-SP per tensor.
 
-    LiFT takes λ's direction d from the LP at ρ = 0, where only p numbers are fitted to the direction data, and refits
-    on train + direction data for three epochs at λ + d, where a strength is ten times as large or as small; the box on
-    θ is too wide to bind, that of the gradient controls a tenth of each tensor's size. Its curvature comes from one
-    training batch. Negative eigenvalues count by their size: λ's direction then depends less on the batch than with
-    those set to zero (``benchmarks/hypergradient_signs.py``).
+    LiFT is the preset ``refit``, see `lift_core.presets`.
 
     For the bundled model, pruned to what two cores can do: shares of 1, 5 and 25 % of the training articles; last, last
     two and all blocks; evaluation on parts of the validation and test articles. Another ``model`` gets 5, 25 and 100 %,
     its last block, whole splits and blocks of 1,024 tokens.
     """
     limits = {"direction": 27_000, "selection": 15_000, "test": 30_000}
-    curvature: Settings = {"rank": 8, "num_probes": 1, "definiteness": "absolute", "share": ONE_BATCH}
-    clamped: Settings = {"curvature_options": {**curvature, "definiteness": "clamped"}}
+    refit = PRESETS["refit"]
+    clamped: Settings = {"curvature_options": {**refit["curvature_options"], "definiteness": "clamped"}}
     variants: dict[str, Settings] = {
         "LiFT": {},
         "two epochs of refit": {"refit_epochs": 2},
@@ -180,17 +174,7 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
         base = {
             "problem": "gpt2_wikitext2",
             "problem_options": {"train_share": share, "initial_strength": strength, **common, **blocks},
-            "curvature_options": curvature,
-            "slack": [0.0],
-            "hyper_radius": math.log(10),
-            "weights_radius": 100.0,
-            "controls_radius": 0.1,
-            "averaging": 0.95,
-            "warmup_epochs": 2,
-            "refit_epochs": 3,
-            "refit_patience": 2,
-            "refit_reach": [1.0],
-            **_BOTH,
+            **refit,
         }
         setting = f"{label}, {share:.0%} of the articles, strength {strength:g}"
         yield from _cells(setting if model is None else f"{model}, {setting}", base, variants, seeds)
