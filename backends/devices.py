@@ -16,6 +16,22 @@ from lift_core.operators import (
 )
 
 
+def check_device(device: str | torch.device | None) -> None:
+    """Refuse a device that torch does not know or see.
+
+    Raises:
+        ValueError: with what is there.
+    """
+    if device is None:
+        return
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise ValueError(f"device: expected cpu, cuda, cuda:0, ... or None, got {device!r}") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: torch sees no CUDA device on this machine, got {str(device)!r}")
+
+
 def move_program(
     lp: LinearProgram,
     device: str | torch.device | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,12 @@ def read_mps(path: str | Path) -> LinearProgram:
 
 
 def _is_complete(path: Path) -> bool:
-    text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    text = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            text = gzip.decompress(text)
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"path: {path} is no complete gzip file ({error})") from error
     return re.search(rb"^ENDATA", text, re.MULTILINE) is not None
 
 

@@ -111,13 +111,13 @@ class Pyomo(LPBackend):
         """Pyomo's solver object with all options set.
 
         Raises:
-            RuntimeError: if the solver is not installed.
+            ImportError: if the solver is not installed.
         """
         solver = import_package("pyomo.environ").SolverFactory(self.solver)
         if not solver.available(exception_flag=False):
             found = [command for part, command in INSTALL.items() if part in self.solver]
             hint = found[0] if found else "`pyomo help --solvers` lists the names that Pyomo knows"
-            raise RuntimeError(f"solver: Pyomo finds no working {self.solver!r} on this machine; {hint}")
+            raise ImportError(f"solver: Pyomo finds no working {self.solver!r} on this machine; {hint}")
         if "highs" in self.solver:
             solver.options.update(_highs_options(self.rtol))
         solver.options.update(dict(self.options))

@@ -159,7 +159,7 @@ class GridSearch(HyperSearch):
             yield at.expand(p)
 
     def label(self, number: int, shift: Float64[Tensor, " p"]) -> str:
-        return f"λ{shift[0]:+.2g}"
+        return f"λ{shift[0]:+.2g}" if len(shift) else "no λ"
 
 
 @dataclass(frozen=True, kw_only=True)

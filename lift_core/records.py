@@ -106,12 +106,17 @@ def load_state(folder: Path, *, settings_hash: str) -> SearchState | None:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
             plain = json.loads(file.metadata()["state"])
+        if plain["settings_hash"] != settings_hash:
+            raise CheckpointError(f"{path}: written with other settings; resume with those, or choose another folder")
+        return _search_state(plain, tensors)
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f"{path}: damaged or not a LiFT checkpoint ({error}); delete it to start again"
         ) from error
-    if plain["settings_hash"] != settings_hash:
-        raise CheckpointError(f"{path}: written with other settings; resume with those, or choose another folder")
+
+
+def _search_state(plain: dict[str, Any], tensors: dict[str, torch.Tensor]) -> SearchState:
+    """What `save_state` wrote."""
     count = sum(name.startswith("snapshot.") for name in tensors)
     return SearchState(
         training=_training_state("training", tensors, plain["counters"]),

@@ -12,7 +12,7 @@ from typing import Any
 from lift_core.curvature import CurvatureModel, LowRank
 from lift_core.direction import TrustBox
 from lift_core.line_search import GoldenSection, LineSearch
-from lift_core.lp import LPBackend
+from lift_core.lp import LPBackend, LPStatus
 from lift_core.metering import Cost, Metered
 from lift_core.moves import Facts, LPDirection, Move, Situation
 from lift_core.problem import BilevelProblem, Point, Split
@@ -189,11 +189,11 @@ class LocalSearch:
         )
 
     def _verdict(self, candidates: list[Facts], accepted: bool, rounds_done: int) -> SearchStatus | None:
-        values = [candidate["lp_objective"] for candidate in candidates if candidate["lp_objective"] is not None]
-        if not values:
-            return SearchStatus.NO_DIRECTION
-        if all(-value <= self.tolerance for value in values):
-            return SearchStatus.STATIONARY
+        found = [(one["lp_objective"], one["lp_status"]) for one in candidates if one["lp_objective"] is not None]
+        descents = [-value > self.tolerance for value, _ in found]
+        solved = [status == LPStatus.OPTIMAL.name for _, status in found]
+        if not any(descents):  # an LP that was not solved says nothing about the point
+            return SearchStatus.STATIONARY if solved and all(solved) else SearchStatus.NO_DIRECTION
         if not accepted:
             return SearchStatus.NO_DECREASE
         return SearchStatus.ROUNDS_DONE if rounds_done >= self.rounds else None

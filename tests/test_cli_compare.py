@@ -216,6 +216,11 @@ def test_an_interrupted_comparison_resumes_with_the_cells_that_it_has(tmp_path: 
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+def test_tolerances_are_the_same_for_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert compare(*FAMILY, "--backends", "highs", "--backend-set", "highs.rtol=1e-3") == 2
+    assert "--backend-set highs.rtol: it is the same for all; use --rtol" in capsys.readouterr().err
+
+
 def test_damaged_cells_are_solved_again_and_another_comparison_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -247,6 +247,13 @@ def test_a_checkpoint_without_a_config_is_not_overwritten(
     assert "holds a checkpoint without config.json" in capsys.readouterr().err
 
 
+def test_a_folder_in_which_nothing_was_computed_is_free(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*QUADRATIC, "--curvature", "fisher", "--warmup-epochs", "0", "--out", str(tmp_path)) == 2
+    assert "Fisher" in capsys.readouterr().err
+    assert (tmp_path / "config.json").exists() and not (tmp_path / CHECKPOINT).exists()
+    assert run(*QUADRATIC, "--out", str(tmp_path)) == 0
+
+
 def test_half_written_files_of_a_crash_do_no_harm(finished: Path, tmp_path: Path) -> None:
     for name in ("config.json", CHECKPOINT):
         (tmp_path / name).write_bytes((finished / name).read_bytes())

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends import DualNewton, HiGHS, InteriorPoint
+from backends import PDLP, DualNewton, HiGHS, InteriorPoint
 from backends.dual_newton.feature_sign import NoMinimumError, feature_sign_search
 from backends.dual_newton.iteration import DualNewtonIteration
 from backends.dual_newton.rows import FactoredRows
 from backends.memory import dual_newton_bytes
-from lift_core import LinearProgram, LPStart, LPStatus, solve_lp
+from lift_core import LinearProgram, LPBackend, LPStart, LPStatus, solve_lp
 from lift_core.lp import BackendAnswer
 from lift_core.operators import Diagonal, DirectionMatrix, GroupColumns, LowRankPlusDiagonal
 from lift_core.testing.families import factored_direction_lp, trained_direction_lp
@@ -153,6 +153,30 @@ def test_contradicting_rows_are_never_optimal() -> None:
     lower, upper = lp.row_lower.clone(), lp.row_upper.clone()
     lower[7], upper[7] = 1e3, 2e3
     assert solve_lp(with_rows(lp, lower, upper), DualNewton(time_limit=20)).status is not LPStatus.OPTIMAL
+
+
+@pytest.mark.parametrize("backend", [DualNewton(), InteriorPoint(rtol=1e-6)], ids=lambda backend: backend.name)
+def test_starts_that_are_no_points_are_left_out_or_refused(backend: LPBackend) -> None:
+    lp = trained_direction_lp(60, rank=4, num_hyper=3, slack=0.1)
+    x, y = torch.zeros(63).double(), torch.full((60,), INF).double()
+    assert solve_lp(lp, backend, start=LPStart(x, y)).status is LPStatus.OPTIMAL
+    with pytest.raises(ValueError, match=r"start: expected shapes \(63,\) and \(60,\), got \(63,\) and \(63,\)"):
+        solve_lp(lp, backend, start=LPStart(x, x))
+
+
+def test_a_start_that_leads_nowhere_is_followed_by_none() -> None:
+    made = {"rank": 10, "num_hyper": 4, "diagonal": 1.3454669e-8, "seed": 150635}
+    near, lp = (trained_direction_lp(308, slack=slack, **made) for slack in (1e-4, 0.0))
+    found = solve_lp(near, InteriorPoint(rtol=1e-6))
+    assert solve_lp(lp, InteriorPoint(rtol=1e-6), start=LPStart(found.x, found.y)).status is LPStatus.OPTIMAL
+
+
+@pytest.mark.parametrize("device", ["nosuch", "cuda:99"])
+@pytest.mark.parametrize("backend", [DualNewton, InteriorPoint, PDLP])
+def test_devices_that_are_not_there_are_refused(backend: type[LPBackend], device: str) -> None:
+    if device == "nosuch" or not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="device: "):
+            backend(device=device)
 
 
 @pytest.mark.parametrize("option", ["max_iterations", "max_rows"])

@@ -83,6 +83,10 @@ def test_compressed_files_are_read_or_refused(tmp_path: Path) -> None:
     path = tmp_path / "tiny.mps.gz"
     path.write_bytes(gzip.compress(TINY.encode()))
     assert read_mps(path).c.tolist() == [1.0, -1.0]
+    for damaged in (gzip.compress(TINY.encode())[:20], TINY.encode(), gzip.compress(TINY.encode())[:-20] + bytes(20)):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"tiny\.mps\.gz is no complete gzip file"):
+            read_mps(path)
 
 
 def test_integer_variables_are_refused(tmp_path: Path) -> None:

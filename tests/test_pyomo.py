@@ -147,7 +147,7 @@ def test_an_unknown_termination_condition_is_a_failure(monkeypatch: pytest.Monke
 def test_a_missing_solver_is_named_with_its_remedy(solver: str, message: str) -> None:
     if pyo.SolverFactory(solver).available(exception_flag=False):
         pytest.skip(f"{solver} is installed here")
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(ImportError, match=message):
         Pyomo(solver=solver).solve(CASES["equality"].lp)
 
 

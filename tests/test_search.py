@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import lift_core as lift
-from backends import HiGHS
+from backends import HiGHS, InteriorPoint
 from lift_core.metering import Metered
 from lift_core.records import CHECKPOINT, CheckpointError, load_state, save_state, without_times, write_atomically
 from lift_core.search import SearchState
@@ -88,6 +90,16 @@ def test_a_solved_problem_is_stationary_and_keeps_its_point() -> None:
     assert torch.equal(result.point.weights, Solved().initial_point().weights)
 
 
+def test_a_program_that_was_not_solved_makes_no_point_stationary() -> None:
+    hurried = replace(SEARCH, backend=InteriorPoint(time_limit=1e-9), warmup_epochs=1, controls=())
+    assert hurried.run(Network()).status is lift.SearchStatus.NO_DIRECTION
+
+
+def test_controls_do_without_hyperparameters() -> None:
+    result = replace(SEARCH, warmup_epochs=1, slack=(1e-1,)).run(Quadratic(num_hyper=0))
+    assert {"grid search", "random search"} <= {row["method"] for row in result.methods}
+
+
 def test_divergence_is_a_status_and_the_last_finite_point_is_kept() -> None:
     class Exploding(Network):
         def training_gradient(self, point, batches=None):
@@ -122,7 +134,7 @@ def test_the_lp_step_spends_what_its_curvature_model_announces(result: lift.Sear
     assert result.methods[0]["cost"] == {"evaluations": 0.0, "gradients": 0.0, "hvps": 0.0}
 
 
-@pytest.mark.parametrize("damage", ["half", "empty", "text", "other settings"])
+@pytest.mark.parametrize("damage", ["half", "empty", "text", "no weights", "no steps", "other settings"])
 def test_a_checkpoint_that_cannot_be_used_says_why(damage: str, tmp_path: Path) -> None:
     search = replace(SEARCH, controls=(), warmup_epochs=1)
     search.run(Network(), folder=tmp_path)
@@ -130,6 +142,12 @@ def test_a_checkpoint_that_cannot_be_used_says_why(damage: str, tmp_path: Path) 
     content = path.read_bytes()
     if damage == "other settings":
         search = replace(search, seed=1)
+    elif damage.startswith("no "):
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state = json.loads(file.metadata()["state"])
+        (tensors if damage == "no weights" else state).pop("training.weights" if damage == "no weights" else "steps")
+        save_file(tensors, path, metadata={"state": json.dumps(state)})
     else:
         path.write_bytes({"half": content[: len(content) // 2], "empty": b"", "text": b"not a checkpoint"}[damage])
     with pytest.raises(CheckpointError, match=str(CHECKPOINT)):

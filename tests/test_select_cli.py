@@ -179,6 +179,22 @@ def test_run_selects_first_and_tunes_that_alone(tmp_path: Path, capsys: pytest.C
     assert without_times(read(tmp_path, "result.json")) == without_times(result)
 
 
+def test_a_selection_and_a_run_do_not_share_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chosen, ran = tmp_path / "chosen", tmp_path / "ran"
+    assert main(["select", *RUN[1:2], "--budget", "0.1", "--out", str(chosen)]) == 0
+    assert main([*RUN, "--select", "0.5", "--out", str(chosen)]) == 2
+    assert "holds a selection of lift select" in capsys.readouterr().err
+    assert main([*RUN, "--out", str(ran)]) == 0
+    assert main(["select", *RUN[1:2], "--budget", "0.1", "--out", str(ran)]) == 2
+    assert "holds a run of lift run" in capsys.readouterr().err
+
+
+def test_fisher_describes_the_selected_weights(tmp_path: Path) -> None:
+    options = ["--select", "0.3", "--select-set", "max_size=16", "--curvature", "fisher"]
+    assert main([*RUN, *options, "--out", str(tmp_path)]) == 0
+    assert read(tmp_path, "result.json")["settings"]["curvature"] == "fisher"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -171,6 +171,7 @@ def test_the_command_writes_table_json_and_page_and_check_repeats_a_cell(
         (["--check", "README.md"], "--check: expected"),
         (["--check", "nowhere.json"], "nowhere.json"),
         (["small", "--seeds", "0"], "--seeds"),
+        (["--check", "README.md", "--rtol", "nan"], "--rtol: expected a number of at least 0, got nan"),
     ],
 )
 def test_bad_commands_are_refused(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:

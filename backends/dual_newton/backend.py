@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import torch
 
-from backends.devices import move_program
+from backends.devices import check_device, move_program
 from backends.dual_newton.iteration import DualNewtonIteration
 from backends.factors import factors, has_factors
 from backends.interior_point import InteriorPoint
@@ -55,6 +55,7 @@ class DualNewton(LPBackend):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected an integer of at least 1, got {getattr(self, name)}")
         check_memory_limit(self.memory_limit)
+        check_device(self.device)
 
     def solve(self, lp: LinearProgram, start: LPStart | None = None) -> BackendAnswer:
         """Solve one program; ``start``, a pair near its solution, saves some iterations.
@@ -80,8 +81,7 @@ class DualNewton(LPBackend):
         needed = dual_newton_bytes(n, rank, lp.A.num_hyper, max_rows=self.max_rows, device=device.type)
         require_memory(lp.A, needed, device, self.memory_limit)
         lp = move_program(lp, device)
-        if start is not None:
-            start = LPStart(start.x.to(device, torch.float64), start.y.to(device, torch.float64))
+        start = None if start is None else start.on(lp)
         for first in (None,) if start is None else (start, None):
             iteration = DualNewtonIteration(lp, max_rows=self.max_rows)
             answer = iteration.solve(first, rtol=self.rtol, max_iterations=self.max_iterations, deadline=deadline)

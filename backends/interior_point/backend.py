@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from backends.devices import move_program
+from backends.devices import check_device, move_program
 from backends.factors import has_factors
 from backends.interior_point.dense import DenseSystem
 from backends.interior_point.predictor_corrector import solve_by_predictor_corrector
@@ -16,7 +16,7 @@ from backends.interior_point.sparse import SparseSystem
 from backends.interior_point.structured import StructuredSystem, core_size
 from backends.interior_point.system import NewtonSystem
 from backends.memory import check_memory_limit, operator_bytes, require_memory
-from lift_core.lp import BackendAnswer, LinearProgram, LPBackend, LPStart
+from lift_core.lp import BackendAnswer, LinearProgram, LPBackend, LPStart, LPStatus
 from lift_core.operators import DENSE_LIMIT, DirectionMatrix, LinearOperator, Sparse
 
 DENSE_ROWS = 2_000
@@ -55,9 +55,10 @@ class InteriorPoint(LPBackend):
         if self.max_iterations < 1:
             raise ValueError(f"max_iterations: expected an integer of at least 1, got {self.max_iterations}")
         check_memory_limit(self.memory_limit)
+        check_device(self.device)
 
     def solve(self, lp: LinearProgram, start: LPStart | None = None) -> BackendAnswer:
-        """Solve one program; ``start``, a neighbouring solution, saves some iterations where it fits the bounds.
+        """Solve one program; ``start``, a neighbouring solution, saves iterations where it fits the bounds.
 
         Raises:
             ValueError: if A is known through products only and is too large to be formed, or if memory is short.
@@ -65,8 +66,14 @@ class InteriorPoint(LPBackend):
         deadline = time.monotonic() + self.time_limit
         require_memory(lp.A, operator_bytes(lp.A), self.device, self.memory_limit)
         lp = move_program(lp, self.device)
-        if start is not None:
-            start = LPStart(start.x.to(lp.A.device, torch.float64), start.y.to(lp.A.device, torch.float64))
+        first = None if start is None else start.on(lp)
+        answer = self._solve_from(first, lp, deadline)
+        if first is not None and answer.status is LPStatus.NUMERICAL_ERROR:
+            again = self._solve_from(None, lp, deadline)
+            return again._replace(iterations=answer.iterations + again.iterations)
+        return answer
+
+    def _solve_from(self, start: LPStart | None, lp: LinearProgram, deadline: float) -> BackendAnswer:
         return solve_by_predictor_corrector(
             lp, choose_system(lp.A), start, rtol=self.rtol, max_iterations=self.max_iterations, deadline=deadline
         )

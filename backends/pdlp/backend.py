@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from backends.devices import move_program
+from backends.devices import check_device, move_program
 from backends.pdlp import douglas_rachford, halpern
 from backends.pdlp.batch import Batch, make_batch
 from backends.pdlp.inexact import fit_inexact_projection
@@ -75,6 +74,7 @@ class PDLP(LPBackend):
         super().__post_init__()
         if self.algorithm not in ("auto", "halpern", "douglas_rachford"):
             raise ValueError(f"algorithm: expected 'auto', 'halpern' or 'douglas_rachford', got {self.algorithm!r}")
+        check_device(self.device)
         for name, smallest in (("max_iterations", 1), ("check_interval", 1), ("densify_limit", 0)):
             if getattr(self, name) < smallest:
                 raise ValueError(f"{name}: expected an integer of at least {smallest}, got {getattr(self, name)}")
@@ -95,7 +95,7 @@ class PDLP(LPBackend):
     def _solve_together(self, lps: Sequence[LinearProgram], starts: Sequence[LPStart | None]) -> list[BackendAnswer]:
         first = move_program(lps[0], self.device)
         lps = [first, *(move_program(lp, self.device, A=first.A) for lp in lps[1:])]
-        starts = [_usable(start, lp) for start, lp in zip(starts, lps, strict=True)]
+        starts = [None if start is None else start.on(lp) for start, lp in zip(starts, lps, strict=True)]
         limits = Limits(
             rtol=self.rtol,
             max_iterations=self.max_iterations,
@@ -162,23 +162,3 @@ def _settle_unbounded(lp: LinearProgram, answer: BackendAnswer, limits: Limits) 
     if feasibility.status is LPStatus.INFEASIBLE:
         return feasibility._replace(iterations=iterations)
     return BackendAnswer(None, None, LPStatus.INFEASIBLE_OR_UNBOUNDED, iterations)
-
-
-def _usable(start: LPStart | None, lp: LinearProgram) -> LPStart | None:
-    """The start, or None where it is not a finite point.
-
-    Raises:
-        ValueError: if its shapes do not fit the program.
-    """
-    if start is None:
-        return None
-    if start.x.shape != (lp.num_columns,) or start.y.shape != (lp.num_rows,):
-        raise ValueError(
-            f"start: expected shapes ({lp.num_columns},) and ({lp.num_rows},), "
-            f"got {tuple(start.x.shape)} and {tuple(start.y.shape)}"
-        )
-    if not bool(torch.isfinite(start.x).all() and torch.isfinite(start.y).all()):
-        return None
-    if start.weight is not None and not 0 < start.weight < math.inf:
-        raise ValueError(f"start: expected a positive weight or None, got {start.weight}")
-    return start._replace(x=start.x.to(lp.A.device, torch.float64), y=start.y.to(lp.A.device, torch.float64))

@@ -7,13 +7,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from lift_core.cli.listing import missing_packages
+from lift_core.cli.listing import missing_packages, require_packages
 from lift_core.cli.options import load_backend_with, parse_pairs
 from lift_core.comparison import Contender, Contest, Program, direction_family, program_files
 from lift_core.plugins import Plugin, install_command, list_plugins, load_backend
@@ -85,6 +84,12 @@ class ContestSettings:
         unused = self.backend_options.keys() - names.keys()
         if unused:
             raise ValueError(f"--backend-set: {', '.join(sorted(unused))} is not among the backends {', '.join(names)}")
+        for label, options in self.backend_options.items():
+            taken = sorted(options.keys() & {"rtol", "time_limit"})
+            if taken:
+                raise ValueError(
+                    f"--backend-set {label}.{taken[0]}: it is the same for all; use --{taken[0].replace('_', '-')}"
+                )
         return [
             Contender(
                 label,
@@ -106,7 +111,7 @@ class ContestSettings:
         if len(names) < len(pairs):
             raise ValueError(f"--backends: expected different labels, got {', '.join(self.backends)}")
         for name in names.values():
-            _require_packages(name)
+            require_packages(name)
         return names
 
 
@@ -186,16 +191,3 @@ def _is_available(plugin: Plugin) -> bool:
         typer.echo(f"lift: left out: {error}", err=True)
         return False
     return True
-
-
-def _require_packages(name: str) -> None:
-    """Refuse a backend whose packages are missing before anything is solved.
-
-    Raises:
-        ImportError: with the command that installs them.
-    """
-    values = [name] if ":" in name else [plugin.value for plugin in list_plugins("backends") if plugin.name == name]
-    for value in values:
-        missing = missing_packages(value.partition(":")[0])
-        if missing and find_spec(value.partition(".")[0].partition(":")[0]) is not None:
-            raise ImportError(f"{name}: it needs {', '.join(missing)}, not installed: {install_command(*missing)}")

@@ -97,3 +97,16 @@ def _table(rows: list[dict[str, Any]]) -> Table:
         distribution = f"{row['distribution']} {row['version']}"
         table.add_row(row["kind"], row["name"], row["value"], distribution, usable, style="yellow" if missing else "")
     return table
+
+
+def require_packages(name: str) -> None:
+    """Refuse a backend whose packages are missing before anything is solved.
+
+    Raises:
+        ImportError: with the command that installs them.
+    """
+    values = [name] if ":" in name else [plugin.value for plugin in list_plugins("backends") if plugin.name == name]
+    for value in values:
+        missing = missing_packages(value.partition(":")[0])
+        if missing and find_spec(value.partition(".")[0].partition(":")[0]) is not None:
+            raise ImportError(f"{name}: it needs {', '.join(missing)}, not installed: {install_command(*missing)}")

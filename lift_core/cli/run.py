@@ -15,6 +15,7 @@ from rich.table import Table
 
 from lift_core.cli import flags
 from lift_core.cli.display import SearchDisplay, print_table
+from lift_core.cli.listing import require_packages
 from lift_core.cli.options import load_problem_with, parse_numbers, parse_pairs, parse_value
 from lift_core.cli.saving import SavingBackend
 from lift_core.cli.select import SELECTION, make_selector, selection_progress
@@ -93,6 +94,7 @@ def run(
 def _execute(folder: Path, settings: RunSettings, problem: BilevelProblem, *, quiet: bool, save_lps: bool) -> int:
     """Run to the end, or to an interruption; the exit code."""
     torch.set_num_threads(settings.threads)
+    require_packages(settings.backend)
     search = settings.search()
     if save_lps:
         search = replace(search, backend=SavingBackend(inner=search.backend, folder=folder / LPS))
@@ -160,7 +162,7 @@ def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refuse_another_run(folder: Path, settings: RunSettings) -> None:
     """A folder holds one run: nothing is overwritten by a run with other settings."""
-    if (folder / CONFIG).exists():
+    if (folder / CONFIG).exists() and any((folder / name).exists() for name in (CHECKPOINT, RESULT, SELECTION)):
         there, here = read_config(folder).to_json(), settings.to_json()
         different = [f"{key} is {there[key]} there and {here[key]} here" for key in here if there[key] != here[key]]
         if different:
@@ -170,6 +172,8 @@ def _refuse_another_run(folder: Path, settings: RunSettings) -> None:
             )
     elif (folder / CHECKPOINT).exists():
         raise CheckpointError(f"--out: {folder} holds a checkpoint without {CONFIG}; choose another folder")
+    elif (folder / SELECTION).exists():
+        raise CheckpointError(f"--out: {folder} holds a selection of lift select; choose another folder")
 
 
 def _methods_table(document: Mapping[str, Any]) -> Table:

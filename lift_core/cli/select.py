@@ -17,10 +17,11 @@ from rich.table import Table
 
 from lift_core.cli.display import print_table
 from lift_core.cli.options import check_options, parse_numbers, parse_pairs, plugin_class
+from lift_core.cli.settings import CONFIG
 from lift_core.metering import Cost
 from lift_core.plugins import load_backend, load_problem
 from lift_core.problem import BilevelProblem
-from lift_core.records import write_atomically
+from lift_core.records import CheckpointError, write_atomically
 from lift_core.selection.selector import MEASURES, Outcome, Selector, named_measure, selection_document
 
 EXAMPLE = "Example: lift select network --budget 0.1 --max-size 64 --out runs/select"
@@ -80,6 +81,8 @@ def select(
     if found is not None:
         check_options("--set", found, options)
     folder = out or Path("runs") / f"select-{problem.rpartition(':')[2]}"
+    if (folder / CONFIG).exists():
+        raise CheckpointError(f"--out: {folder} holds a run of lift run; choose another folder")
     try:
         raise typer.Exit(_execute(load_problem(problem, **options), selector, budget, others, folder, quiet=quiet))
     except KeyboardInterrupt:

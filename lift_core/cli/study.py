@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import tempfile
@@ -98,6 +99,8 @@ def _check(path: Path, rtol: float, within: float, console: Console) -> int:
 
     It is drawn from those that took at most ``within`` minutes; a study that has none is named and passed over.
     """
+    if not 0 <= rtol < math.inf:
+        raise ValueError(f"--rtol: expected a number of at least 0, got {rtol}")
     try:
         stored: list[dict[str, Any]] = list(json.loads(path.read_text(encoding="utf-8"))["cells"])
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:

@@ -181,6 +181,24 @@ class LPStart(NamedTuple):
     y: Float64[Tensor, " m"]
     weight: float | None = None
 
+    def on(self, lp: LinearProgram) -> LPStart | None:
+        """The start where the program lives, in float64; None if it is no finite point.
+
+        Raises:
+            ValueError: if its shapes do not fit the program, or its weight is not positive.
+        """
+        if self.x.shape != (lp.num_columns,) or self.y.shape != (lp.num_rows,):
+            raise ValueError(
+                f"start: expected shapes ({lp.num_columns},) and ({lp.num_rows},), "
+                f"got {tuple(self.x.shape)} and {tuple(self.y.shape)}"
+            )
+        if self.weight is not None and not 0 < self.weight < math.inf:
+            raise ValueError(f"start: expected a positive weight or None, got {self.weight}")
+        if not bool(torch.isfinite(self.x).all() and torch.isfinite(self.y).all()):
+            return None
+        device = lp.A.device
+        return LPStart(self.x.to(device, torch.float64), self.y.to(device, torch.float64), self.weight)
+
 
 class BackendAnswer(NamedTuple):
     """What a backend returns, and all that it returns.

@@ -86,6 +86,13 @@ class Restricted(BilevelProblem):
     def output_loss(self, hyper: Tensor, outputs: Tensor, batch: Batch) -> Tensor:
         return self.inner.output_loss(self._full_hyper(hyper), outputs, batch)
 
+    def sampled(self, point: Point, batch: Batch, generator: torch.Generator) -> Batch:
+        return self.inner.sampled(self.full(point), batch, generator)
+
+    def example_gradients(self, point: Point, batch: Batch, *, limit: int | None = None) -> tuple[Tensor, list[int]]:
+        rows, sizes = self.inner.example_gradients(self.full(point), batch, limit=limit)
+        return rows[:, self.index], sizes
+
     def metric(self, loss: float) -> float:
         return self.inner.metric(loss)
 
