@@ -167,8 +167,9 @@ def test_starts_that_are_no_points_are_left_out_or_refused(backend: LPBackend) -
 def test_a_start_that_leads_nowhere_is_followed_by_none() -> None:
     made = {"rank": 10, "num_hyper": 4, "diagonal": 1.3454669e-8, "seed": 150635}
     near, lp = (trained_direction_lp(308, slack=slack, **made) for slack in (1e-4, 0.0))
-    found = solve_lp(near, InteriorPoint(rtol=1e-6))
-    assert solve_lp(lp, InteriorPoint(rtol=1e-6), start=LPStart(found.x, found.y)).status is LPStatus.OPTIMAL
+    found = solve_lp(near, InteriorPoint(rtol=1e-8))
+    warm = solve_lp(lp, InteriorPoint(rtol=1e-8), start=LPStart(found.x, found.y))
+    assert warm.status is LPStatus.OPTIMAL and warm.iterations > 20  # those of the start, which failed, among them
 
 
 @pytest.mark.parametrize("device", ["nosuch", "cuda:99"])
