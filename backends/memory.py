@@ -55,7 +55,7 @@ def dual_newton_bytes(
     """Working bytes of `DualNewton` on a direction LP that it does not hand over, without the program itself.
 
     >>> dual_newton_bytes(1_000_000, 32, 12) // 2**20
-    218
+    222
     """
     rows = min(ROWS.get(device, ROWS["cpu"]), num_weights)
     system = min(max_rows, num_weights) * (6 * min(max_rows, num_weights) + 3 * rank + num_hyper)
