@@ -25,11 +25,11 @@ def check_device(device: str | torch.device | None) -> None:
     if device is None:
         return
     try:
-        kind = torch.device(device).type
+        wanted = torch.device(device)
     except RuntimeError:
         raise ValueError(f"device: expected cpu, cuda, cuda:0, ... or None, got {device!r}") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: torch sees no CUDA device on this machine, got {str(device)!r}")
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device: torch sees {torch.cuda.device_count()} CUDA devices, got {str(device)!r}")
 
 
 def move_program(

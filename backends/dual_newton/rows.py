@@ -15,7 +15,7 @@ class FactoredRows:
     """A Gram matrix takes ``Vᵀ R² V`` over the columns that move, and algebra with k x k matrices.
 
     From one step to the next few columns start or cease to move, and only those are added or taken off. What rounding
-    errors that leaves is far below `LEAST_DAMPING`, since the whole sum is where it began.
+    errors that leaves is far below `iteration.LEAST_DAMPING`, a share of the whole sum, which is where it began.
 
     Args:
         radius: half the widths of the columns' boxes, R.

@@ -86,11 +86,12 @@ def solve_by_predictor_corrector(
     best, iteration, n = Best(lp, barrier.newton), 0, lp.num_columns
     try:
         if start is not None:
-            best.offer(start.x, start.y, *barrier.newton.products(start.x, start.y))
+            products = barrier.newton.products(start.x, start.y)
+            best.offer(start.x, start.y, *products)
             if best.worst <= rtol:
                 return best.answer(LPStatus.OPTIMAL, 0)
-        usable = start is not None and is_near(barrier, start)
-        at = warm_point(barrier, start) if start is not None and usable else starting_point(barrier)
+            start = start if is_near(barrier, start.x, products[0]) else None
+        at = starting_point(barrier) if start is None else warm_point(barrier, start)
         for iteration in range(max_iterations + 1):
             products = barrier.newton.products(at.w[:n], at.y)
             best.offer(at.w[:n], at.y, *products)

@@ -66,12 +66,12 @@ def _shifts(gaps: Tensor, duals: Tensor, has: Tensor) -> tuple[float, float]:
     return by_gaps + 0.5 * product / float(duals.sum()), by_duals + 0.5 * product / float(gaps.sum())
 
 
-def is_near(barrier: Barrier, start: LPStart) -> bool:
-    """Whether a start lies within the bounds, or nearly so.
+def is_near(barrier: Barrier, x: Tensor, activity: Tensor) -> bool:
+    """Whether x, with ``activity = A x``, lies within the bounds, or nearly so.
 
-    One that does not, such as the solution at a much larger slack, costs two to four times the iterations of none.
+    A start that does not, such as the solution at a much larger slack, costs two to four times the iterations of none.
     """
-    w = torch.cat([start.x, barrier.newton.products(start.x, start.y)[0]])
+    w = torch.cat([x, activity])
     outside = torch.stack([barrier.lower - w, w - barrier.upper]).mul_(barrier.has)
     width = _width(barrier)
     allowed = NEAR * torch.where(width.isinf(), barrier.newton.units, width)
