@@ -7,6 +7,7 @@ from lift_core.controls import (
     ImplicitHypergradient,
     MoreTraining,
     RandomSearch,
+    SuccessiveHalving,
     standard_controls,
 )
 from lift_core.curvature import (
@@ -105,6 +106,7 @@ __all__ = [
     "SmoothedL1",
     "Sparse",
     "Split",
+    "SuccessiveHalving",
     "Trainer",
     "TrustBox",
     "assemble_direction_lp",

@@ -9,6 +9,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import torch
 from jaxtyping import Float64
@@ -175,6 +176,64 @@ class RandomSearch(HyperSearch):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SuccessiveHalving(Move):
+    """Trials at evenly spaced shifts of all of λ race: after every rung the better half of them trains on.
+
+    The rungs share the budget evenly. In each one every trial left is trained for the same number of epochs, at least
+    one; the last one spends what the others have left over on the winner, until that is stale.
+
+    Attributes:
+        splits: data that the trials are trained on.
+        trials: at the start, at most; fewer where half the budget does not pay an epoch of each, but no less than two.
+        reach: largest shift of λ, either way.
+        max_epochs: cap on the epochs of one rung.
+        patience: epochs without a new best of the last trial after which it stops.
+
+    Reference: Jamieson & Talwalkar (2016), Non-stochastic best arm identification and hyperparameter optimization,
+    figure 3.
+    """
+
+    splits: tuple[Split, ...] = ("train", "direction")
+    trials: int = 8
+    reach: float = 4.0
+    max_epochs: int = 50
+    patience: int = 2
+    name: str = "successive halving on train + direction"
+
+    def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
+        left = here.budget / _passes(problem, self.splits)
+        num_trials = max(2, math.floor(min(self.trials, left / 2)))
+        share = left / (1 + math.ceil(math.log2(num_trials)))
+        racing = [(math.inf, trial) for trial in self._trials(problem, here, num_trials)]
+        while len(racing) > 1:
+            count, rung = self._epochs(share / len(racing)), list[tuple[float, Iterator[Candidate]]]()
+            for _, trial in racing:
+                loss = math.inf
+                for candidate in until_stale(islice(trial, count), math.inf, count + 1):
+                    loss = min(loss, candidate.selection_loss)
+                    yield candidate
+                rung.append((loss, trial))
+            left -= count * len(racing)
+            racing = sorted(rung, key=lambda entry: entry[0])[: -(-len(racing) // 2)]
+        if left >= 1:
+            loss, trial = racing[0]
+            yield from until_stale(islice(trial, self._epochs(left)), loss, self.patience)
+
+    def _trials(self, problem: BilevelProblem, here: Situation, num_trials: int) -> list[Iterator[Candidate]]:
+        """Endless epochs at each shift."""
+        trials: list[Iterator[Candidate]] = []
+        for shift in torch.linspace(-self.reach, self.reach, num_trials, dtype=torch.float64):
+            hyper = (here.point.hyper + shift).clamp(problem.hyper_lower, problem.hyper_upper)
+            start = replace(here.training, point=Point(hyper, here.point.weights))
+            states = here.trainer.epochs(problem, start, seed=here.seed, splits=self.splits)
+            trials.append(take_epochs(problem, here, states, None, f"λ{shift:+.2g}, "))
+        return trials
+
+    def _epochs(self, share: float) -> int:
+        return max(1, math.floor(min(self.max_epochs, share)))
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImplicitDescent(Move):
     """Implicit differentiation from start to end: Adam on λ along hypergradients, θ trained on in between.
 
@@ -235,6 +294,7 @@ def standard_controls(box: TrustBox, *, share: float = 1.0) -> tuple[Move, ...]:
         MoreTraining(splits=("train", "direction"), name="train + direction data"),
         GridSearch(),
         GridSearch(splits=("train", "direction"), name="grid search on train + direction"),
+        SuccessiveHalving(),
         RandomSearch(),
     )
 

@@ -269,9 +269,9 @@ def lp_facts(solution: LPSolution) -> Facts:
 
 
 def take_epochs(
-    problem: BilevelProblem, here: Situation, states: Iterator[TrainingState], count: int, label: str
+    problem: BilevelProblem, here: Situation, states: Iterator[TrainingState], count: int | None, label: str
 ) -> Iterator[Candidate]:
-    """Candidates after each of the next ``count`` epochs, all carrying the curve up to then."""
+    """Candidates after each of the next ``count`` epochs (None: without end), all carrying the curve up to then."""
     curve = [(0.0, here.selection_loss)]
     for number, state in enumerate(islice(states, count), start=1):
         loss = problem.loss(state.point, "selection")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import islice
 
 import optuna
 import pytest
@@ -10,6 +11,7 @@ import torch
 from backends import HiGHS
 from lift_core import (
     BilevelProblem,
+    Candidate,
     Exact,
     GridSearch,
     HyperSearch,
@@ -22,6 +24,7 @@ from lift_core import (
     NegativeGradient,
     RandomSearch,
     SignGradient,
+    SuccessiveHalving,
     TrustBox,
     build_curvature,
     linearize,
@@ -97,13 +100,15 @@ def test_every_control_proposes_points_that_carry_their_own_selection_loss(move:
         GridSearch(trials=3),
         RandomSearch(),
         ParzenSearch(trials=3),
+        SuccessiveHalving(trials=4),
     ],
     ids=repr,
 )
 def test_training_controls_keep_to_their_budget(move: Move, budget: float) -> None:
     metered = Metered(Network())
     move.best(metered, situation(metered, budget=budget, trainer=Trainer(learning_rate=1e-2)))
-    least = 4 if isinstance(move, HyperSearch) else 1  # one epoch for every trial is the smallest search there is
+    # one epoch for every trial is the smallest search there is
+    least = 4 if isinstance(move, HyperSearch | SuccessiveHalving) else 1
     assert metered.cost.gradients <= max(budget, least) + 1e-9
 
 
@@ -125,6 +130,33 @@ def test_grid_moves_all_strengths_alike_and_random_does_not() -> None:
     assert any(float(shift.max() - shift.min()) > 1e-3 for shift in drawn)
 
 
+def test_halving_trains_on_where_it_pays_and_from_where_it_stopped() -> None:
+    """Eight trials of 4, then 4 of 8, 2 of 16, 1 of 32 epochs; each goes on as if it had never been stopped."""
+    problem = Network()
+    epoch = 1 + problem.num_examples("direction") / problem.num_examples("train")
+    here = situation(problem, budget=128 * epoch, trainer=Trainer(learning_rate=1e-2))
+    move = SuccessiveHalving(patience=100)
+    found = list(move.candidates(problem, here))
+    trials: dict[str, list[Candidate]] = {}
+    for candidate in found:
+        trials.setdefault(candidate.label.partition(",")[0], []).append(candidate)
+    assert sorted(map(len, trials.values())) == [4, 4, 4, 4, 12, 12, 28, 60]
+    after_first = {label: min(c.selection_loss for c in epochs[:4]) for label, epochs in trials.items()}
+    went_on = sorted(after_first, key=after_first.__getitem__)[:4]
+    assert {label for label, epochs in trials.items() if len(epochs) > 4} == set(went_on)
+    (winner,) = (epochs for epochs in trials.values() if len(epochs) == 60)
+    start = replace(here.training, point=replace(here.point, hyper=winner[-1].training.point.hyper))
+    states = here.trainer.epochs(problem, start, seed=here.seed, splits=move.splits)
+    *_, uninterrupted = islice(states, 60)
+    torch.testing.assert_close(winner[-1].training.point.weights, uninterrupted.point.weights, rtol=0, atol=0)
+
+
+def test_halving_on_the_smallest_budget_still_compares_two() -> None:
+    problem = Network()
+    found = list(SuccessiveHalving().candidates(problem, situation(problem, budget=1.0)))
+    assert [candidate.label for candidate in found] == ["λ-4, epoch 1", "λ+4, epoch 1"]
+
+
 def test_the_lp_direction_at_full_slack_is_the_sign_control() -> None:
     problem = Quadratic()
     here = situation(problem)
@@ -134,12 +166,13 @@ def test_the_lp_direction_at_full_slack_is_the_sign_control() -> None:
     torch.testing.assert_close(lp.d_weights, sign.d_weights, rtol=0, atol=1e-6)
 
 
-def test_a_diverging_trial_is_dropped_and_the_others_stand() -> None:
+@pytest.mark.parametrize("move", [GridSearch(), SuccessiveHalving()], ids=lambda move: move.name)
+def test_a_diverging_trial_is_dropped_and_the_others_stand(move: Move) -> None:
     problem = Network()
     here = situation(problem, budget=8.0, trainer=Trainer(learning_rate=1e-2))
     broken = replace(here.training.point, weights=here.point.weights * math.nan)
     stuck = replace(here, training=TrainingState.fresh(broken))
-    best, described = GridSearch().best(problem, stuck)
+    best, described = move.best(problem, stuck)
     assert described == []
     assert best.label == "stay"
 

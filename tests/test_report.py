@@ -132,7 +132,7 @@ def test_json_has_no_nan_and_hides_no_time(document: dict[str, Any]) -> None:
 
 def test_training_controls_are_told_from_line_searches(document: dict[str, Any]) -> None:
     curves = training_curves(document)
-    on_both = {"train + direction data", "grid search on train + direction"}
+    on_both = {"train + direction data", "grid search on train + direction", "successive halving on train + direction"}
     assert set(curves) == {"more training", "grid search", "random search", "LiFT's refit", *on_both}
     assert len(curves["grid search"]) == 3 and len(curves["more training"]) == 1
 
