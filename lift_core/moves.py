@@ -263,6 +263,7 @@ def lp_facts(solution: LPSolution) -> Facts:
         "lp_primal_residual": _number(solution.kkt.primal),
         "lp_dual_residual": _number(solution.kkt.dual),
         "lp_gap": _number(solution.kkt.gap),
+        "lp_objective_error": _number(solution.kkt.objective_error),
         "lp_iterations": solution.iterations,
         "lp_seconds": solution.seconds,
     }

@@ -237,6 +237,33 @@ def test_damaged_cells_are_solved_again_and_another_comparison_is_refused(
     assert "seed is 0 there and 7 here" in error and f"lift compare --resume {tmp_path}" in error
 
 
+def test_a_program_that_cannot_be_read_is_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.mps").write_text("NAME bad\nROWS\n N cost\n")
+    out = tmp_path / "out"
+    words = [str(tmp_path / "bad.mps"), str(NETLIB / "afiro.mps"), "--backends", "highs", "--rtol", "1e-6"]
+    assert compare(*words, "--out", str(out)) == 1
+    shown = capsys.readouterr().out
+    assert "Left out: bad.mps: path:" in shown and "ENDATA" in shown
+    record = read(out)
+    assert [answer["lp"] for answer in record["answers"]] == ["afiro.mps"] and list(record["unreadable"]) == ["bad.mps"]
+    assert "Left out: bad.mps" in (out / "compare.html").read_text(encoding="utf-8")
+    assert compare(str(tmp_path / "bad.mps"), "--backends", "highs") == 2
+    assert "LP: none could be read; path:" in capsys.readouterr().err
+
+
+def test_cells_of_a_version_that_judged_less_are_solved_again(tmp_path: Path) -> None:
+    words = [*FAMILY, "--backends", "highs", "--out", str(tmp_path)]
+    assert compare(*words) == 0
+    (cell,) = (tmp_path / CELLS).iterdir()
+    record = json.loads(cell.read_text())
+    del record["objective_error"]
+    cell.write_text(json.dumps(record))
+    assert compare(*words) == 0
+    assert read(tmp_path)["answers"][0]["objective_error"] <= 1e-4
+
+
 def test_the_folder_of_a_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text('{"problem": "quadratic"}')
     assert compare("--resume", str(tmp_path)) == 2

@@ -112,6 +112,13 @@ def test_a_contest_judges_every_pair_and_keeps_it(tmp_path: Path) -> None:
     assert [a["seconds"] for a in again] == [a["seconds"] for a in answers if a["rtol"] == 1e-6], "it was solved again"
 
 
+def test_without_anyone_to_tell_an_unreadable_program_ends_the_contest(tmp_path: Path) -> None:
+    (tmp_path / "bad.mps").write_text("no MPS file")
+    contest = Contest(programs=program_files([tmp_path], read_mps=read_mps), contenders=[Contender("h", HiGHS())])
+    with pytest.raises(ValueError, match="ENDATA"):
+        list(contest.answers())
+
+
 def test_names_must_differ() -> None:
     with pytest.raises(ValueError, match="contenders: expected different names"):
         Contest(programs=[], contenders=[Contender("h", HiGHS()), Contender("h", HiGHS())])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -85,6 +85,36 @@ def test_pairs_within_a_tolerance_have_an_objective_within_the_stated_bound(
     y = known.y + size * torch.randn(len(known.y), dtype=torch.float64, generator=generator)
     objective, _, kkt = kkt_residuals(known.lp, x, y)
     assert abs(objective - known.objective) <= known.objective_tolerance(kkt.worst) * (1 + 1e-9) + 1e-12
+
+
+@given(known_lps(), st.integers(0, 2**31), st.floats(1e-9, 1e-2))
+def test_the_objective_is_within_gap_and_leak_to_first_order(known: KnownLP, seed: int, size: float) -> None:
+    """Violations are exactly worth what the optimal pair pays for them; ours is at most ``off`` away from it."""
+    generator = torch.Generator().manual_seed(seed)
+    x = known.x + size * torch.randn(len(known.x), dtype=torch.float64, generator=generator)
+    y = known.y + size * torch.randn(len(known.y), dtype=torch.float64, generator=generator)
+    lp, (objective, _, kkt) = known.lp, kkt_residuals(known.lp, x, y)
+    assume(kkt.gap < 0.5)
+    dense = lp.A.to_dense()
+    off_rows, off_columns = (
+        point - point.clamp(lower, upper)
+        for point, lower, upper in ((dense @ x, lp.row_lower, lp.row_upper), (x, lp.col_lower, lp.col_upper))
+    )
+    violated = math.hypot(float(off_rows.norm()), float(off_columns.norm())) + kkt.dual * (1 + float(lp.c.norm()))
+    off = (1 + float(dense.norm())) * math.hypot(float((x - known.x).norm()), float((y - known.y).norm()))
+    first_order = kkt.objective_error * (1 + 2 * abs(objective)) / (1 - kkt.gap)
+    assert abs(objective - known.objective) <= (first_order + off * violated) * (1 + 1e-9) + 1e-9
+
+
+def test_huge_prices_make_small_residuals_a_large_objective_error() -> None:
+    """``min −x  s.t.  1e-4 x <= 1, w <= 1e6``: the second row hides how far the first one is violated."""
+    lp = LinearProgram(c=[-1.0, 0.0], A=[[1e-4, 0.0], [0.0, 1.0]], row_lower=-INF, row_upper=[1.0, 1e6], col_lower=0.0)
+    solution = solve_lp(lp, scripted(vector(2e4, 0.0), vector(-2e4, 0.0)))
+    assert solution.status is LPStatus.OPTIMAL and solution.kkt.worst < 2e-6
+    assert solution.objective == -2e4, "the optimum is -1e4"
+    assert solution.kkt.objective_error == pytest.approx(0.5, rel=1e-3)
+    right = solve_lp(lp, scripted(vector(1e4, 0.0), vector(-1e4, 0.0)))
+    assert right.objective == -1e4 and right.kkt.objective_error < 1e-12
 
 
 @given(known_lps(), st.integers(0, 2**31), st.floats(0.1, 10.0))

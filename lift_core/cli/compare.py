@@ -73,7 +73,7 @@ def compare(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.", rich_help_panel=_RUN)] = False,
 ) -> None:  # fmt: skip
-    """Solve linear programs with several backends; exit with 1 if two answers contradict each other."""
+    """Solve linear programs with several backends; exit with 1 if answers contradict each other or one is unreadable."""
     if resume is not None:
         _refuse_other_settings(context, resume)
         settings, folder = read_settings(resume), resume
@@ -101,26 +101,30 @@ def compare(
 
 def _execute(settings: ContestSettings, folder: Path | None, *, quiet: bool) -> int:
     """Run to the end, or to an interruption; the exit code."""
-    contest = settings.contest(folder)
+    contest, unreadable = settings.contest(folder), dict[str, str]()
     if folder is not None:
         keep_settings(folder, settings)
     try:
         with CellDisplay(Console(stderr=True, quiet=quiet)) as display:
-            answers = list(contest.answers(display))
+            answers = list(
+                contest.answers(display, on_unreadable=lambda lp, error: unreadable.update({lp.name: str(error)}))
+            )
     except KeyboardInterrupt:
         go_on = f"; continue with: lift compare --resume {folder}" if folder is not None else ""
         typer.echo(f"lift: interrupted{go_on}", err=True)
         return 130
+    if not answers:
+        raise ValueError(f"LP: none could be read; {'; '.join(unreadable.values())}")
     from lift_core.report import comparison_document, render_comparison, to_json_text  # matplotlib takes a second
 
-    document = comparison_document(answers, time_limit=settings.time_limit)
+    document = comparison_document(answers, time_limit=settings.time_limit, unreadable=unreadable)
     if folder is not None:
         write_atomically(folder / COMPARISON, to_json_text(document))
         write_atomically(folder / PAGE, render_comparison(document))
     _show(document)
     if folder is not None:
         typer.echo(f"Page: {folder / PAGE}")
-    return 1 if document["disagreements"] else 0
+    return 1 if document["disagreements"] or unreadable else 0
 
 
 def _refuse_other_settings(context: typer.Context, resume: Path) -> None:
@@ -143,15 +147,19 @@ def _whole_numbers(flag: str, text: str, *, smallest: int = 1) -> tuple[int, ...
 
 
 def _show(document: Mapping[str, Any]) -> None:
-    table = Table(caption="worst residual: recomputed in float64; time: median of the repeats")
+    table = Table(
+        caption="objective error: how far the objective may be from the optimum, relative; it and the worst residual "
+        "are recomputed in float64; time: median of the repeats"
+    )
     for head in ("LP", "backend", "rtol", "status"):
         table.add_column(head)
-    for head in ("objective", "worst residual", "iterations", "seconds"):
+    for head in ("objective", "objective error", "worst residual", "iterations", "seconds"):
         table.add_column(head, justify="right")
     for answer in document["answers"]:
         solved = is_solved(answer)
         numbers = (
             _text(answer["objective"], ".8g"),
+            _text(answer["objective_error"], ".1e"),
             _text(answer["worst_residual"], ".1e"),
             _text(answer["iterations"], ",d"),
             _text(answer["seconds"], ".3f"),
@@ -163,11 +171,13 @@ def _show(document: Mapping[str, Any]) -> None:
     for mean in document["means"]:
         solved = f"{mean['solved']} of {mean['of']} solved"
         iterations, seconds = _text(mean["mean_iterations"], ",.0f"), f"{mean['mean_seconds']:.3f}"
-        table.add_row("shifted mean", mean["backend"], f"{mean['rtol']:g}", solved, "", "", iterations, seconds)
+        table.add_row("shifted mean", mean["backend"], f"{mean['rtol']:g}", solved, "", "", "", iterations, seconds)
     print_table(table)
     for answer in document["answers"]:
         if answer["status"] == REFUSED:
             typer.echo(f"{answer['backend']} on {answer['lp']}: {answer['status_text']}")
+    for name, reason in document["unreadable"].items():
+        typer.echo(f"Left out: {name}: {reason}")
     for sentence in document["disagreements"]:
         typer.echo(f"Disagreement: {sentence}")
 

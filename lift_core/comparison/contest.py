@@ -22,6 +22,9 @@ CELLS = "cells"
 Facts = dict[str, Any]
 OnCell = Callable[[int, int, Facts], None]
 """Called with the number of finished cells, the number of all cells, and the cell that was finished last."""
+OnUnreadable = Callable[[Program, Exception], None]
+"""Called with a program that cannot be loaded and the reason."""
+_LOAD_ERRORS = (ValueError, RuntimeError, OSError, ImportError, ArithmeticError, MemoryError)
 
 
 class Contender(NamedTuple):
@@ -53,29 +56,37 @@ class Contest:
             if len(set(entries)) < len(entries):
                 raise ValueError(f"{name}: expected different names, got {', '.join(map(str, entries))}")
 
-    def answers(self, on_cell: OnCell | None = None) -> Iterator[Facts]:
-        """One record per cell, program by program; what ``folder`` has is not solved again."""
-        total, done = len(self.programs) * len(self.contenders), 0
+    def answers(self, on_cell: OnCell | None = None, *, on_unreadable: OnUnreadable | None = None) -> Iterator[Facts]:
+        """One record per cell, program by program; what ``folder`` has is not solved again.
+
+        A program that cannot be loaded is left out and told to ``on_unreadable``; without that its error ends all.
+        """
+        total = len(self.programs) * len(self.contenders)
         warm: set[str] = set()
-        for program in self.programs:
-            lp: LinearProgram | None = None
-            for contender in self.contenders:
-                answer = self._stored(program, contender)
+        for number, program in enumerate(self.programs):
+            stored, lp = [self._stored(program, contender) for contender in self.contenders], None
+            if None in stored:
+                try:
+                    lp = program.load()
+                except _LOAD_ERRORS as error:
+                    if on_unreadable is None:
+                        raise
+                    on_unreadable(program, error)
+                    continue
+            for place, (contender, answer) in enumerate(zip(self.contenders, stored, strict=True), start=1):
                 if answer is None:
-                    lp = program.load() if lp is None else lp
-                    if contender.label not in warm:
-                        _warm_up(contender.backend)
-                        warm.add(contender.label)
-                    answer = self._solve(program, lp, contender)
-                    self._store(program, contender, answer)
-                done += 1
+                    assert lp is not None  # loaded, since a cell is missing
+                    answer = self._solve(program, lp, contender, warm)
                 if on_cell is not None:
-                    on_cell(done, total, answer)
+                    on_cell(number * len(self.contenders) + place, total, answer)
                 yield answer
 
-    def _solve(self, program: Program, lp: LinearProgram, contender: Contender) -> Facts:
+    def _solve(self, program: Program, lp: LinearProgram, contender: Contender, warm: set[str]) -> Facts:
         """The first answer with the median time; a backend that cannot take the program says so in the record."""
         backend = contender.backend
+        if contender.label not in warm:
+            _warm_up(backend)
+            warm.add(contender.label)
         record: Facts = {
             "lp": program.name,
             "rows": lp.num_rows,
@@ -91,8 +102,11 @@ class Contest:
             while len(solutions) < self.repeats and sum(s.seconds for s in solutions) <= backend.time_limit:
                 solutions.append(solve_lp(lp, backend))
         except (ValueError, RuntimeError, ImportError, ArithmeticError, MemoryError) as error:
-            return record | _refusal(f"{type(error).__name__}: {error}")
-        return record | _describe(solutions)
+            record |= _refusal(f"{type(error).__name__}: {error}")
+        else:
+            record |= _describe(solutions)
+        self._store(program, contender, record)
+        return record
 
     def _labels(self) -> list[tuple[str, float]]:
         return [(contender.label, contender.backend.rtol) for contender in self.contenders]
@@ -112,6 +126,8 @@ class Contest:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError):
             return None
+        if not _refusal("").keys() <= record.keys():
+            return None  # of an earlier version, which judged less
         return record | {"lp": program.name, "backend": contender.label}
 
     def _store(self, program: Program, contender: Contender, answer: Facts) -> None:
@@ -138,6 +154,7 @@ def _describe(solutions: Sequence[LPSolution]) -> Facts:
         "dual_residual": _finite(first.kkt.dual),
         "gap": _finite(first.kkt.gap),
         "worst_residual": _finite(first.kkt.worst),
+        "objective_error": _finite(first.kkt.objective_error),
         "iterations": first.iterations,
         "seconds": statistics.median(solution.seconds for solution in solutions),
         "certified": first.certified,
@@ -152,6 +169,7 @@ def _refusal(reason: str) -> Facts:
         "dual_residual",
         "gap",
         "worst_residual",
+        "objective_error",
         "iterations",
         "seconds",
     )

@@ -24,16 +24,27 @@ class KKTResiduals:
     primal = (||Ax - proj(Ax)|| + ||x - proj(x)||) / (1 + ||b||), dual = ||dual residual|| / (1 + ||c||),
     gap = |p - d| / (1 + |p| + |d|); b holds the finite row bound of larger magnitude of each row.
 
-    Reference: Lu et al. (2025), cuPDLPx, arXiv 2507.14051, section 2.
+    leak = (|y|^T |Ax - proj(Ax)| + |z|^T |x - proj(x)| + |(x, Ax)|^T dual residual) / (1 + |p| + |d|): what the
+    violations that are left are worth in the objective, to first order. It decides no status; where duals or weights
+    are huge, residuals within a tolerance can go with an objective that is not.
+
+    Reference: Lu et al. (2025), cuPDLPx, arXiv 2507.14051, section 2; leak from weak duality.
     """
 
     primal: float
     dual: float
     gap: float
+    leak: float = math.inf
 
     @property
     def worst(self) -> float:
+        """The largest of primal, dual and gap: what a tolerance is about."""
         return max(self.primal, self.dual, self.gap)
+
+    @property
+    def objective_error(self) -> float:
+        """gap + leak: how far the objective can be from the optimal value, relative and to first order."""
+        return self.gap + self.leak
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ class LPSolution:
         status: decided by the recomputed residuals, see `solve_lp`.
         objective: ``c^T x + offset``.
         bound: a lower bound on the optimal value proved by y alone; -inf where y proves none.
-        kkt: relative residuals; infinite where there is no point.
+        kkt: relative residuals, and what they are worth in the objective; infinite where there is no point.
         certified: whether a verdict without an optimum was proved here: `INFEASIBLE` by a Farkas ray, `UNBOUNDED` by a
             recession ray and a feasible point, `INFEASIBLE_OR_UNBOUNDED` by a recession ray (its dual is infeasible).
     """
@@ -132,14 +143,19 @@ def judge(lp: LinearProgram, answer: BackendAnswer, backend: LPBackend, seconds:
 def kkt_residuals(lp: LinearProgram, x: Tensor, y: Tensor) -> tuple[float, float, KKTResiduals]:
     """``(primal objective, proved lower bound, relative KKT residuals)`` of any pair (x, y)."""
     primal_objective = float(lp.c @ x) + lp.offset
-    from_rows, row_residual = _support(lp.row_lower, lp.row_upper, y)
-    from_columns, column_residual = _support(lp.col_lower, lp.col_upper, lp.c - lp.A.rmatvec(y))
+    activity, z = lp.A.matvec(x), lp.c - lp.A.rmatvec(y)
+    off_rows, off_columns = _violations(lp, x, activity)
+    from_rows, rows_left = _support(lp.row_lower, lp.row_upper, y)
+    from_columns, columns_left = _support(lp.col_lower, lp.col_upper, z)
     dual_objective = from_rows + from_columns + lp.offset
-    dual_residual = math.hypot(row_residual, column_residual)
+    dual_residual = math.hypot(float(rows_left.norm()), float(columns_left.norm()))
+    size = 1 + abs(primal_objective) + abs(dual_objective)
     kkt = KKTResiduals(
-        primal=_primal_residual(lp, x),
+        primal=math.hypot(float(off_rows.norm()), float(off_columns.norm())) / (1 + _largest_bounds(lp)),
         dual=dual_residual / (1 + float(lp.c.norm())),
-        gap=abs(primal_objective - dual_objective) / (1 + abs(primal_objective) + abs(dual_objective)),
+        gap=abs(primal_objective - dual_objective) / size,
+        leak=float(y.abs() @ off_rows + z.abs() @ off_columns + activity.abs() @ rows_left + x.abs() @ columns_left)
+        / size,
     )
     return primal_objective, dual_objective if dual_residual == 0 else -math.inf, kkt
 
@@ -158,14 +174,14 @@ def proves_infeasible(lp: LinearProgram, ray: Tensor, rtol: float = 1e-6) -> boo
     if not torch.isfinite(ray).all() or not ray.any():
         return False
     ray = ray / ray.abs().max()
-    from_rows, row_residual = _support(lp.row_lower, lp.row_upper, ray)
+    from_rows, rows_left = _support(lp.row_lower, lp.row_upper, ray)
     pulled = lp.A.rmatvec(ray)
-    from_columns, column_residual = _support(lp.col_lower, lp.col_upper, -pulled)
+    from_columns, columns_left = _support(lp.col_lower, lp.col_upper, -pulled)
     gain = from_rows + from_columns
     # every point violates the constraints by gain / size or more; by less than this it would pass for feasible
     size = math.hypot(float(ray.norm()), float(pulled.norm()))
     is_violated = gain > 1e-9 * size * (1 + _largest_bounds(lp))
-    return is_violated and math.hypot(row_residual, column_residual) <= rtol * gain
+    return is_violated and math.hypot(float(rows_left.norm()), float(columns_left.norm())) <= rtol * gain
 
 
 def proves_unbounded(lp: LinearProgram, ray: Tensor, rtol: float = 1e-6) -> bool:
@@ -195,10 +211,14 @@ def _finds_feasible_point(lp: LinearProgram, backend: LPBackend) -> bool:
 
 
 def _primal_residual(lp: LinearProgram, x: Tensor) -> float:
-    activity = lp.A.matvec(x)
-    off_rows = activity - activity.clamp(lp.row_lower, lp.row_upper)
-    off_columns = x - x.clamp(lp.col_lower, lp.col_upper)
+    off_rows, off_columns = _violations(lp, x, lp.A.matvec(x))
     return math.hypot(float(off_rows.norm()), float(off_columns.norm())) / (1 + _largest_bounds(lp))
+
+
+def _violations(lp: LinearProgram, x: Tensor, activity: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances of Ax to the rows' bounds, and of x to the columns'."""
+    off_rows = (activity - activity.clamp(lp.row_lower, lp.row_upper)).abs()
+    return off_rows, (x - x.clamp(lp.col_lower, lp.col_upper)).abs()
 
 
 def _largest_bounds(lp: LinearProgram) -> float:
@@ -206,12 +226,12 @@ def _largest_bounds(lp: LinearProgram) -> float:
     return float(torch.maximum(_finite_or_zero(lp.row_lower).abs(), _finite_or_zero(lp.row_upper).abs()).norm())
 
 
-def _support(lower: Tensor, upper: Tensor, dual: Tensor) -> tuple[float, float]:
-    """``Σ lower dual⁺ − upper dual⁻`` over the finite bounds, and the norm of what infinite bounds leave over."""
+def _support(lower: Tensor, upper: Tensor, dual: Tensor) -> tuple[float, Tensor]:
+    """``Σ lower dual⁺ − upper dual⁻`` over the finite bounds, and the size of what infinite bounds leave over."""
     at_lower, at_upper = dual.clamp(min=0), (-dual).clamp(min=0)
     value = float((at_lower * _finite_or_zero(lower)).sum() - (at_upper * _finite_or_zero(upper)).sum())
     left_over = torch.where(torch.isfinite(lower), 0.0, at_lower) + torch.where(torch.isfinite(upper), 0.0, at_upper)
-    return value, float(left_over.norm())
+    return value, left_over
 
 
 def _recession_violation(lower: Tensor, upper: Tensor, ray: Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,12 +17,15 @@ from lift_core.report.tables import Cell, number, number_cell, seconds, settings
 Document = Mapping[str, Any]
 
 
-def comparison_document(answers: Sequence[Document], *, time_limit: float) -> dict[str, Any]:
+def comparison_document(
+    answers: Sequence[Document], *, time_limit: float, unreadable: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, Any]:
     """Everything that is known about a comparison, as JSON values; NaN and inf become null.
 
     Args:
         answers: of `Contest.answers`.
         time_limit: what an unsolved program counts in means.
+        unreadable: programs that were left out, with the reason.
     """
     programs = {answer["lp"]: {key: answer[key] for key in ("lp", "rows", "columns", "entries")} for answer in answers}
     return finite(
@@ -31,6 +35,7 @@ def comparison_document(answers: Sequence[Document], *, time_limit: float) -> di
             "means": shifted_means(answers, time_limit),
             "profiles": [profile._asdict() for profile in performance_profiles(answers)],
             "disagreements": disagreements(answers),
+            "unreadable": dict(unreadable),
             "time_limit": time_limit,
             "versions": {"lift-bilevel": lift_version(), "torch": torch.__version__},
         }
@@ -58,7 +63,10 @@ def _body(document: Document) -> Iterator[str]:
         ]
     )
     yield card_row(_best_card(document["means"], rtol) for rtol in rtols)
-    yield warning_list(f"Contradiction: {sentence}" for sentence in document["disagreements"])
+    yield warning_list(
+        [f"Contradiction: {sentence}" for sentence in document["disagreements"]]
+        + [f"Left out: {name}: {reason}" for name, reason in document["unreadable"].items()]
+    )
     yield "<h2>Means</h2>"
     yield _means_table(document["means"])
     for rtol in rtols:
@@ -107,8 +115,8 @@ def _means_table(means: Sequence[Document]) -> str:
 
 
 def _answers_table(answers: Sequence[Document]) -> str:
-    head = ["LP", "Rows", "Columns", "Backend", "Tolerance", "Status", "Objective", "Primal", "Dual", "Gap",
-            "Iterations", "Time"]  # fmt: skip
+    head = ["LP", "Rows", "Columns", "Backend", "Tolerance", "Status", "Objective", "Objective error",
+            "Primal", "Dual", "Gap", "Iterations", "Time"]  # fmt: skip
     rows = [
         [
             text_cell(answer["lp"]),
@@ -118,13 +126,17 @@ def _answers_table(answers: Sequence[Document]) -> str:
             Cell(f"{answer['rtol']:g}"),
             Cell(_status(answer), "text" if is_solved(answer) else "text bad"),
             Cell("–" if answer["objective"] is None else f"{answer['objective']:.9g}"),
-            *(Cell(_power(answer[key])) for key in ("primal_residual", "dual_residual", "gap")),
+            *(Cell(_power(answer[key])) for key in ("objective_error", "primal_residual", "dual_residual", "gap")),
             Cell(number(answer["iterations"])),
             Cell(seconds(answer["seconds"])),
         ]
         for answer in answers
     ]
-    return table(head, rows)
+    caption = (
+        "Objective error: how far the objective may be from the optimal value, relative: the gap, and what the "
+        "violations that are left are worth at the answer's own prices. It decides no status."
+    )
+    return table(head, rows, caption=caption)
 
 
 def _status(answer: Document) -> str:
