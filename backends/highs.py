@@ -152,7 +152,14 @@ class HiGHS(LPBackend):
 
 def new_highs() -> Any:
     """A silent HiGHS instance that keeps matrix entries down to 1e-12."""
-    highs = import_package("highspy").Highs()
+
+    class Silent(import_package("highspy").Highs):
+        def enableCallbacks(self) -> None:  # noqa: N802
+            """The first method that the constructor calls; from HiGHS 1.16 on, that is where the banner is printed."""
+            self.setOptionValue("output_flag", False)
+            super().enableCallbacks()
+
+    highs = Silent()
     highs.setOptionValue("output_flag", False)
     highs.setOptionValue("small_matrix_value", 1e-12)
     return highs

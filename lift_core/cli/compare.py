@@ -73,7 +73,7 @@ def compare(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.", rich_help_panel=_RUN)] = False,
 ) -> None:  # fmt: skip
-    """Solve linear programs with several backends; exit with 1 if answers contradict each other or one is unreadable."""
+    """Solve linear programs with several backends; exit with 1 where answers contradict or an LP is unreadable."""
     if resume is not None:
         _refuse_other_settings(context, resume)
         settings, folder = read_settings(resume), resume
