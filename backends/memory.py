@@ -95,7 +95,14 @@ def check_memory_limit(limit: int | None) -> None:
         raise ValueError(f"memory_limit: expected a positive number of bytes, got {limit}")
 
 
-def require_memory(A: LinearOperator, needed: int, device: str | torch.device | None, limit: int | None) -> None:  # noqa: N803
+def require_memory(
+    A: LinearOperator,  # noqa: N803
+    needed: int,
+    device: str | torch.device | None,
+    limit: int | None,
+    *,
+    remedy: str = "tune fewer weights",
+) -> None:
     """Refuse a solve that needs more bytes than are allowed, or, without a limit, than there are.
 
     Args:
@@ -103,6 +110,7 @@ def require_memory(A: LinearOperator, needed: int, device: str | torch.device | 
         needed: working bytes.
         device: where it is to be solved; None: where A lives.
         limit: bytes that are allowed.
+        remedy: what else the user can change.
 
     Raises:
         ValueError: with both numbers, and what to change.
@@ -112,8 +120,8 @@ def require_memory(A: LinearOperator, needed: int, device: str | torch.device | 
     if needed > allowed:
         raise ValueError(
             f"memory_limit: a program of shape {A.shape} needs about {needed:,} bytes of working memory on {where}, "
-            f"but {allowed:,} are allowed; raise memory_limit, lower the rank of the curvature model, tune fewer "
-            "weights, or use PDLP"
+            f"but {allowed:,} are allowed; raise memory_limit, lower the rank of the curvature model, "
+            f"{remedy}, or use PDLP"
         )
 
 

@@ -16,7 +16,7 @@ from lift_core.lp import LPBackend, LPStatus
 from lift_core.metering import Cost, Metered
 from lift_core.moves import Facts, LPDirection, Move, Situation
 from lift_core.problem import BilevelProblem, Point, Split
-from lift_core.records import SearchState, SearchStatus, fingerprint, load_state, save_state
+from lift_core.records import CheckpointError, SearchState, SearchStatus, fingerprint, load_state, save_state
 from lift_core.refit import Refit
 from lift_core.training import Trainer, TrainingDivergedError, TrainingState
 
@@ -124,6 +124,8 @@ class LocalSearch:
         self, problem: BilevelProblem, *, folder: Path | None = None, on_progress: OnProgress | None = None
     ) -> SearchResult:
         """Run, or resume from the checkpoint in ``folder``; every finished stage is checkpointed there."""
+        for split in ALL_SPLITS:
+            problem.num_examples(split)  # a split that cannot be had says so before anything is spent
         recorder = _Recorder(self, problem, folder, on_progress)
         state = recorder.resume() or SearchState(TrainingState.fresh(problem.initial_point()))
         while state.status is None and len(state.warmup) < self.warmup_epochs:
@@ -263,7 +265,17 @@ class _Recorder:
         self._hash = fingerprint({"search": repr(search), "problem": problem.describe()})
 
     def resume(self) -> SearchState | None:
-        return None if self._folder is None else load_state(self._folder, settings_hash=self._hash)
+        state = None if self._folder is None else load_state(self._folder, settings_hash=self._hash)
+        if state is not None:
+            there, here = (
+                (len(p.hyper), len(p.weights)) for p in (state.training.point, self._problem.initial_point())
+            )
+            if there != here:
+                raise CheckpointError(
+                    f"{self._folder}: expected a checkpoint with {here} hyperparameters and weights, got {there}; "
+                    "delete it to start again"
+                )
+        return state
 
     def keep(self, state: SearchState) -> SearchState:
         if self._folder is not None:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 
+from lift_core.devices import check_device
 from lift_core.operators import MatrixFree
 from lift_core.problem import BilevelProblem, Point, Split
 from lift_core.regularizers import Strength
@@ -130,9 +131,10 @@ class LanguageModel(BilevelProblem):
         """
         if batch_blocks < 1:
             raise ValueError(f"batch_blocks: expected at least 1, got {batch_blocks}")
+        check_device(device)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_blocks, self.keep_inputs, self.keep_graphs = batch_blocks, keep_inputs, keep_graphs
-        self.max_tokens = _known_splits(max_tokens or {})
+        self.max_tokens = _checked_limits(max_tokens or {})
         self.articles = four_splits(load_texts(texts), train_share=train_share, seed=seed)
         self.tokenizer = load_tokenizer(tokenizer, model)
         self.model = load_model(model, dtype=dtype, device=self.device)
@@ -312,8 +314,11 @@ class LanguageModel(BilevelProblem):
         return ids.to(self.device)
 
 
-def _known_splits(max_tokens: Mapping[Split, int]) -> Mapping[Split, int]:
+def _checked_limits(max_tokens: Mapping[Split, int]) -> Mapping[Split, int]:
     unknown = set(max_tokens) - set(get_args(Split))
     if unknown:
         raise ValueError(f"max_tokens: expected splits out of {get_args(Split)}, got {sorted(unknown)}")
+    for split, limit in max_tokens.items():
+        if limit < 2:
+            raise ValueError(f"max_tokens: expected at least a block of tokens for {split}, got {limit}")
     return max_tokens

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar, get_args
@@ -52,8 +53,8 @@ class Quadratic(BilevelProblem):
     ) -> None:
         if not 0 <= num_hyper <= num_weights or num_weights < 1:
             raise ValueError(f"num_hyper: expected 0 to num_weights={num_weights} (at least 1), got {num_hyper}")
-        if condition < 1:
-            raise ValueError(f"condition: expected a number of at least 1, got {condition}")
+        if not 1 <= condition < math.inf:
+            raise ValueError(f"condition: expected a finite number of at least 1, got {condition}")
         self._options = f"condition {condition}, indefinite {indefinite}, hyper_cost {hyper_cost}, seed {seed}"
         generator = torch.Generator().manual_seed(seed)
         spectrum = torch.logspace(0, 1, num_weights, base=condition, dtype=torch.float64) / condition

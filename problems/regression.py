@@ -61,6 +61,8 @@ class Regression(BilevelProblem):
             raise ValueError(f"initial_strength: expected a positive number, got {initial_strength}")
         if not 0 < train_share < 1:
             raise ValueError(f"train_share: expected a number between 0 and 1, got {train_share}")
+        if num_noise_features is not None and num_noise_features < 0:
+            raise ValueError(f"num_noise_features: expected at least 0, got {num_noise_features}")
         self.task, self.initial_strength = task, initial_strength
         self._options = (
             f"{task} per {per}, {train_share} for training, initial strength {initial_strength}, seed {seed}"

@@ -1,6 +1,7 @@
 """``lift compare`` end to end: files and families, marks of failure, interruptions, the page."""
 
 import json
+import math
 import re
 import signal
 import subprocess
@@ -12,10 +13,14 @@ from typing import Any
 
 import pytest
 
-from lift_core import load_lp, save_lp
+from backends import HiGHS
+from lift_core import LinearProgram, MatrixFree, load_lp, save_lp, solve_lp
 from lift_core.cli import main
+from lift_core.cli.folders import alone_in
+from lift_core.cli.saving import SavingBackend
 from lift_core.comparison import direction_program
 from lift_core.comparison.contest import CELLS
+from lift_core.records import CheckpointError
 
 NETLIB = Path(__file__).parent / "data" / "netlib"
 FAMILY = ["--family", "direction", "--sizes", "5", "--rank", "0", "--rtol", "1e-6", "--repeats", "1"]
@@ -300,3 +305,44 @@ def test_a_run_saves_its_direction_lps_for_a_comparison(tmp_path: Path) -> None:
     out = tmp_path / "compared"
     assert compare(str(tmp_path / "lps"), "--backends", "highs", "--rtol", "1e-6", "--out", str(out)) == 0
     assert [answer["objective"] for answer in read(out)["answers"]] == pytest.approx(wanted)
+
+
+def test_a_program_without_a_file_is_solved_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "lps"
+    inner = HiGHS()
+    products = MatrixFree(2, lambda x: 2 * x)
+    lp = LinearProgram(c=[1.0, 1.0], A=products, row_lower=2.0, row_upper=math.inf, col_lower=0.0)
+    assert solve_lp(lp, SavingBackend(inner=inner, folder=folder)).objective == pytest.approx(2.0)
+    assert "--save-lp: a program was not saved: " in capsys.readouterr().err and not list(folder.glob("*"))
+
+
+# -- one command in a folder --------------------------------------------------------------------------------------
+
+
+COMMANDS = (
+    ["run", "quadratic", "--backend", "highs", "--no-controls"],
+    ["compare", *FAMILY, "--backends", "highs"],
+    ["select", "quadratic", "--budget", "0.5"],
+    ["study", "ablations", "--seeds", "1", "--only", "LiFT"],
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda words: words[0])
+def test_a_folder_in_use_is_left_alone(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with alone_in(tmp_path / "out"):
+        assert main([*command, "--out", str(tmp_path / "out")]) == 2
+        assert "another process is at work in" in capsys.readouterr().err
+        assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists(), "it was made for nothing"
+
+
+def test_the_lock_goes_with_the_process_that_held_it(tmp_path: Path) -> None:
+    hold = "import sys, pathlib, time\nfrom lift_core.cli.folders import alone_in\n"
+    hold += "with alone_in(pathlib.Path(sys.argv[1])):\n    print('held', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        with pytest.raises(CheckpointError, match="another process"), alone_in(tmp_path):
+            pass
+        process.kill()
+    with alone_in(tmp_path):
+        assert not list(tmp_path.iterdir())

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import lift_core as lift
 from lift_core.cli import main
@@ -219,9 +221,16 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
+def another_size(path: Path) -> None:
+    with safe_open(path, "pt") as file:
+        tensors, described = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    save_file({name: tensor[:-1].clone() for name, tensor in tensors.items()}, path, described)
+
+
 DAMAGES = (
     (CHECKPOINT, damage_half, "damaged or not a LiFT checkpoint"),
     (CHECKPOINT, empty, "damaged or not a LiFT checkpoint"),
+    (CHECKPOINT, another_size, "expected a checkpoint with"),
     ("config.json", damage_half, "damaged or not written by lift run"),
     ("config.json", Path.unlink, "there is no run to resume"),
 )
@@ -236,7 +245,7 @@ def test_damaged_files_are_refused(
     damage(tmp_path / name)
     assert run("--resume", str(tmp_path)) == 2
     error = capsys.readouterr().err
-    assert sentence in error and str(tmp_path / name) in error and "Traceback" not in error
+    assert sentence in error and str(tmp_path) in error and "Traceback" not in error
 
 
 def test_a_checkpoint_without_a_config_is_not_overwritten(

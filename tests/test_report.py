@@ -183,6 +183,13 @@ def test_what_a_reader_must_know_is_said(document: dict[str, Any], path: str, va
     assert not find_warnings(document | quiet | {"methods": [{"method": "a"} | fine, {"method": "b"} | fine]})
 
 
+def test_a_program_without_a_point_is_not_said_to_have_a_direction(document: dict[str, Any]) -> None:
+    changed = change(document, "steps.0.candidates.0.lp_status", "INFEASIBLE")
+    changed = change(changed, "steps.0.candidates.0.lp_objective", None)
+    (sentence,) = (warning for warning in find_warnings(changed) if "INFEASIBLE" in warning)
+    assert sentence.endswith("they gave no direction.") and "feasible to the residuals" not in sentence
+
+
 def test_rounding_below_zero_is_no_negative_curvature(document: dict[str, Any]) -> None:
     changed = copy.deepcopy(document)
     for step in changed["steps"]:

@@ -9,11 +9,12 @@ from typing import ClassVar
 
 import torch
 
-from backends.devices import check_device, move_program
+from backends.devices import move_program
 from backends.dual_newton.iteration import DualNewtonIteration
 from backends.factors import factors, has_factors
 from backends.interior_point import InteriorPoint
 from backends.memory import check_memory_limit, dual_newton_bytes, require_memory
+from lift_core.devices import check_device
 from lift_core.lp import BackendAnswer, LinearProgram, LPBackend, LPStart
 from lift_core.operators import DirectionMatrix
 
@@ -79,7 +80,8 @@ class DualNewton(LPBackend):
         assert isinstance(lp.A, DirectionMatrix)
         (n, rank), device = factors(lp.A.hessian)[1].shape, torch.device(self.device or lp.A.device)
         needed = dual_newton_bytes(n, rank, lp.A.num_hyper, max_rows=self.max_rows, device=device.type)
-        require_memory(lp.A, needed, device, self.memory_limit)
+        remedy = f"lower max_rows={self.max_rows}, tune fewer weights"
+        require_memory(lp.A, needed, device, self.memory_limit, remedy=remedy)
         lp = move_program(lp, device)
         start = None if start is None else start.on(lp)
         for first in (None,) if start is None else (start, None):

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from backends.devices import check_device, move_program
+from backends.devices import move_program
 from backends.factors import has_factors
 from backends.interior_point.dense import DenseSystem
 from backends.interior_point.predictor_corrector import solve_by_predictor_corrector
@@ -16,6 +16,7 @@ from backends.interior_point.sparse import SparseSystem
 from backends.interior_point.structured import StructuredSystem, core_size
 from backends.interior_point.system import NewtonSystem
 from backends.memory import check_memory_limit, operator_bytes, require_memory
+from lift_core.devices import check_device
 from lift_core.lp import BackendAnswer, LinearProgram, LPBackend, LPStart, LPStatus
 from lift_core.operators import DENSE_LIMIT, DirectionMatrix, LinearOperator, Sparse
 

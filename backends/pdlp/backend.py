@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from backends.devices import check_device, move_program
+from backends.devices import move_program
 from backends.pdlp import douglas_rachford, halpern
 from backends.pdlp.batch import Batch, make_batch
 from backends.pdlp.inexact import fit_inexact_projection
@@ -17,6 +17,7 @@ from backends.pdlp.iteration import Callback
 from backends.pdlp.limits import Limits
 from backends.pdlp.projection import Projection
 from backends.pdlp.units import fit_projection
+from lift_core.devices import check_device
 from lift_core.lp import BackendAnswer, LinearProgram, LPBackend, LPStart, LPStatus
 from lift_core.operators import DirectionMatrix
 

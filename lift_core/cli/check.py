@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from lift_core.cli.display import print_table
-from lift_core.cli.options import load_backend_with, load_problem_with, parse_pairs, plugin_class
+from lift_core.cli.options import MAX_SEED, load_backend_with, load_problem_with, parse_pairs, plugin_class
 from lift_core.lp import LPBackend
 from lift_core.problem import BilevelProblem
 from lift_core.records import write_atomically
@@ -38,7 +38,7 @@ def check(
     rtol: Annotated[
         float, typer.Option(help="Agreement of a problem's derivatives; about 1e-2 where it computes in float32.")
     ] = 1e-4,
-    seed: Annotated[int, typer.Option(min=0, help="Of the random directions of a problem's checks.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the random directions of a problem's checks.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help=f"Folder that receives {CHECKS}.")] = None,
 ) -> None:
     """Hold a problem or a backend to its contract; exit with 1 if any check fails."""

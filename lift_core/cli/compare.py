@@ -18,8 +18,9 @@ from lift_core.cli.contest_settings import (
     read_settings,
 )
 from lift_core.cli.display import CellDisplay, print_table
-from lift_core.cli.options import parse_numbers
-from lift_core.comparison import REFUSED, is_solved
+from lift_core.cli.folders import alone_in
+from lift_core.cli.options import MAX_SEED, parse_numbers
+from lift_core.comparison import REFUSED, Contest, is_solved
 from lift_core.records import write_atomically
 
 EXAMPLE = "Example: lift compare --family direction --sizes 50,200 --backends highs,pdlp --rtol 1e-4 --out runs/compare"
@@ -44,7 +45,7 @@ def compare(
     condition: Annotated[str, typer.Option(help="Condition numbers.", rich_help_panel=_FAMILY)] = "200",
     slack: Annotated[str, typer.Option(help="Slack ratios ρ.", rich_help_panel=_FAMILY)] = "0.01",
     num_hyper: Annotated[int, typer.Option(min=0, help="Hyperparameters.", rich_help_panel=_FAMILY)] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Of the generated LPs.", rich_help_panel=_FAMILY)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the generated LPs.", rich_help_panel=_FAMILY)] = 0,
     backends: Annotated[
         str | None,
         typer.Option(
@@ -96,12 +97,14 @@ def compare(
             time_limit=time_limit,
             repeats=repeats,
         )
-    raise typer.Exit(_execute(settings, folder, quiet=quiet))
+    contest = settings.contest(folder)
+    with alone_in(folder):
+        raise typer.Exit(_execute(contest, settings, quiet=quiet))
 
 
-def _execute(settings: ContestSettings, folder: Path | None, *, quiet: bool) -> int:
+def _execute(contest: Contest, settings: ContestSettings, *, quiet: bool) -> int:
     """Run to the end, or to an interruption; the exit code."""
-    contest, unreadable = settings.contest(folder), dict[str, str]()
+    folder, unreadable = contest.folder, dict[str, str]()
     if folder is not None:
         keep_settings(folder, settings)
     try:
@@ -141,7 +144,7 @@ def _refuse_other_settings(context: typer.Context, resume: Path) -> None:
 
 def _whole_numbers(flag: str, text: str, *, smallest: int = 1) -> tuple[int, ...]:
     numbers = parse_numbers(flag, text)
-    if not all(number >= smallest and number == int(number) for number in numbers):
+    if not all(number >= smallest and number.is_integer() for number in numbers):
         raise ValueError(f"{flag}: expected whole numbers of at least {smallest}, got {text!r}")
     return tuple(map(int, numbers))
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lift_core.cli.options import MAX_SEED
 from lift_core.cli.settings import CURVATURES, RunSettings
 from lift_core.presets import PRESETS
 
@@ -25,7 +26,9 @@ ProblemSet = Annotated[
     list[str] | None,
     _flag("Option of the problem: a JSON value or text. Repeatable.", "--set", metavar="KEY=VALUE"),
 ]
-Seed = Annotated[int | None, _flag("Of everything random but the problem.", default=RunSettings.seed, min=0)]
+Seed = Annotated[
+    int | None, _flag("Of everything random but the problem.", default=RunSettings.seed, min=0, max=MAX_SEED)
+]
 Threads = Annotated[int | None, _flag("Threads of torch.", default="what torch chooses", min=1)]
 
 Out = Annotated[Path | None, _flag("Folder of the results.", default="runs/PROBLEM", metavar="DIR", panel=_OUTPUT)]

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from lift_core.cli import flags
 from lift_core.cli.display import SearchDisplay, print_table
+from lift_core.cli.folders import alone_in
 from lift_core.cli.listing import require_packages
 from lift_core.cli.options import load_problem_with, parse_numbers, parse_pairs, parse_value
 from lift_core.cli.saving import SavingBackend
@@ -88,13 +89,14 @@ def run(
         settings = resolve({"threads": torch.get_num_threads()} | given, built, preset=preset)
         folder = out or Path("runs") / name.rpartition(":")[2]
         _refuse_another_run(folder, settings)
-    raise typer.Exit(_execute(folder, settings, built, quiet=quiet, save_lps=save_lp))
+    require_packages(settings.backend)
+    with alone_in(folder):
+        raise typer.Exit(_execute(folder, settings, built, quiet=quiet, save_lps=save_lp))
 
 
 def _execute(folder: Path, settings: RunSettings, problem: BilevelProblem, *, quiet: bool, save_lps: bool) -> int:
     """Run to the end, or to an interruption; the exit code."""
     torch.set_num_threads(settings.threads)
-    require_packages(settings.backend)
     search = settings.search()
     if save_lps:
         search = replace(search, backend=SavingBackend(inner=search.backend, folder=folder / LPS))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+import typer
+
 from lift_core.lp import BackendAnswer, LinearProgram, LPBackend, LPStart
 from lift_core.saved_lp import SUFFIX, save_lp
 
@@ -14,6 +16,8 @@ from lift_core.saved_lp import SUFFIX, save_lp
 @dataclass(frozen=True, kw_only=True)
 class SavingBackend(LPBackend):
     """Another backend, behind one that saves each program to a numbered file before it is solved.
+
+    A program that has no file, because its curvature is known by products alone, is solved without, and said so.
 
     Its ``repr`` is the other one's, so that a checkpoint does not depend on whether programs are saved.
 
@@ -45,7 +49,10 @@ class SavingBackend(LPBackend):
 
     def _save(self, lp: LinearProgram) -> None:
         count = len(list(self.folder.glob(f"*{SUFFIX}")))
-        save_lp(lp, self.folder / f"{count + 1}{SUFFIX}")
+        try:
+            save_lp(lp, self.folder / f"{count + 1}{SUFFIX}")
+        except ValueError as error:
+            typer.echo(f"lift: --save-lp: a program was not saved: {error}", err=True)
 
     def __repr__(self) -> str:
         return repr(self.inner)

@@ -16,7 +16,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lift_core.cli.display import print_table
-from lift_core.cli.options import check_options, parse_numbers, parse_pairs, plugin_class
+from lift_core.cli.folders import alone_in
+from lift_core.cli.options import MAX_SEED, check_options, parse_numbers, parse_pairs, plugin_class
 from lift_core.cli.settings import CONFIG
 from lift_core.metering import Cost
 from lift_core.plugins import load_backend, load_problem
@@ -56,7 +57,7 @@ def select(
     num_batches: Annotated[int, typer.Option(min=1, help="Training batches of one probe.")] = 1,
     learning_rate: Annotated[float, typer.Option(help="Adam's; also the first step of forward probes.")] = 1e-3,
     preconditioner: Annotated[str, typer.Option(help="Step that is probed: adam or gradient.")] = "adam",
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random but the problem.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything random but the problem.")] = 0,
     threads: Annotated[int | None, typer.Option(min=1, show_default="what torch chooses")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", show_default="runs/select-PROBLEM")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the report's path alone.")] = False,
@@ -84,7 +85,8 @@ def select(
     if (folder / CONFIG).exists():
         raise CheckpointError(f"--out: {folder} holds a run of lift run; choose another folder")
     try:
-        raise typer.Exit(_execute(load_problem(problem, **options), selector, budget, others, folder, quiet=quiet))
+        with alone_in(folder):
+            raise typer.Exit(_execute(load_problem(problem, **options), selector, budget, others, folder, quiet=quiet))
     except KeyboardInterrupt:
         typer.echo("lift: interrupted; nothing was written", err=True)
         raise typer.Exit(130) from None
@@ -103,6 +105,7 @@ def make_selector(options: Mapping[str, Any], *, seed: int) -> Selector:
     by, max_size = chosen.pop("by", "tensor"), chosen.pop("max_size", None)
     if isinstance(by, str) and ("," in by or "*" in by):
         by = by.split(",")
+    check_options("--select-set", Selector, {"max_size": max_size})
     name = chosen.pop("measure", "exact")
     check_options("--select-set", named_measure, {"name": name} | chosen)
     return Selector(

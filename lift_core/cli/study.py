@@ -14,6 +14,8 @@ import typer
 from rich.console import Console
 
 from lift_core.cli.display import CellDisplay
+from lift_core.cli.folders import alone_in
+from lift_core.cli.options import MAX_SEED
 from lift_core.records import write_atomically
 from lift_core.study import PLANS, Cell, Outcome, make_plan, run_study, summarize, to_markdown
 
@@ -27,7 +29,7 @@ def study(
         str | None, typer.Argument(help=f"One of {', '.join(PLANS)}.", show_default="required unless --check")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many.")] = 5,
-    first_seed: Annotated[int, typer.Option(min=0, help="The first of them.")] = 0,
+    first_seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="The first of them.")] = 0,
     only: Annotated[str, typer.Option(metavar="REGEX", help="Cells whose 'setting | variant' it finds.")] = "",
     model: Annotated[
         str | None,
@@ -66,7 +68,8 @@ def study(
     folder = out or Path("runs") / f"study-{plan}"
     cells = make_plan(plan, seeds=range(first_seed, first_seed + seeds), only=only, model=model)
     try:
-        outcomes = _run(cells, folder, jobs or os.cpu_count() or 1, console)
+        with alone_in(folder):
+            outcomes = _run(cells, folder, jobs or os.cpu_count() or 1, console)
     except KeyboardInterrupt:
         typer.echo("lift: interrupted; the same command continues", err=True)
         raise typer.Exit(130) from None

@@ -56,12 +56,18 @@ def _row_coverage(document: Document) -> Iterator[str]:
 
 def _lp_statuses(document: Document) -> Iterator[str]:
     solves = [(number, c) for number, step in enumerate(document["steps"], start=1) for c in step["candidates"]]
-    missed = [f"round {number} {c['label']}: {c['lp_status']}" for number, c in solves if c["lp_status"] != "OPTIMAL"]
-    if missed:
-        yield (
-            f"{len(missed)} of {len(solves)} LPs did not end OPTIMAL ({'; '.join(missed)}): their directions are "
-            "feasible to the residuals shown, and no more."
-        )
+    missed = [(number, c) for number, c in solves if c["lp_status"] != "OPTIMAL"]
+    for has_point, meaning in (
+        (True, "their directions are feasible to the residuals shown, and no more"),
+        (False, "they gave no direction"),
+    ):
+        own = [
+            f"round {n} {c['label']}: {c['lp_status']}"
+            for n, c in missed
+            if (c["lp_objective"] is not None) is has_point
+        ]
+        if own:
+            yield f"{len(own)} of {len(solves)} LPs did not end OPTIMAL ({'; '.join(own)}): {meaning}."
 
 
 def _negative_curvature(document: Document) -> Iterator[str]:
