@@ -95,6 +95,6 @@ search = lift.LocalSearch(
 )
 result = search.run(problem)
 for row in result.methods:
-    print(f"{row['method']:<24}{row['label']:<22}selection {row['selection']:.4f}   test {row['test']:.4f}")
+    print(f"{row['method']:<40}{row['label']:<22}selection {row['selection']:.4f}   test {row['test']:.4f}")
 for name, before, after in zip(result.hyper_names, result.hyper_before, result.hyper_after, strict=True):
     print(f"{name:<24}log strength {before:+.2f} -> {after:+.2f}")

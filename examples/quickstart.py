@@ -12,4 +12,4 @@ search = lift.LocalSearch(
 )
 result = search.run(Network())  # 610 weights, 4 strengths, scikit-learn's digits
 for row in result.methods:
-    print(f"{row['method']:<24}{row['label']:<18}selection {row['selection']:.4f}   test {row['test']:.4f}")
+    print(f"{row['method']:<40}{row['label']:<18}selection {row['selection']:.4f}   test {row['test']:.4f}")
