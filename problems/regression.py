@@ -18,6 +18,7 @@ from problems.sklearn_data import breast_cancer, diabetes, random_splits, standa
 
 Task = Literal["ridge", "logistic"]
 Per = Literal["feature", "group"]
+Start = Literal["solution", "zero"]
 
 _DIABETES_GROUPS = {"age": "person", "sex": "person", "bmi": "body", "bp": "body"}  # the rest is blood serum
 
@@ -34,6 +35,8 @@ class Regression(BilevelProblem):
         num_noise_features: standard normal columns added to the inputs; by default 0 for ridge, 30 for logistic.
         train_share: share of the samples that train the model.
         initial_strength: where every strength starts.
+        start: weights to start from: the ``"solution"`` of the lower level there, which a warm-up cannot improve, or
+            ``"zero"``.
         seed: of the split and of the noise features.
 
     >>> problem = Regression()
@@ -52,9 +55,12 @@ class Regression(BilevelProblem):
         num_noise_features: int | None = None,
         train_share: float = 0.5,
         initial_strength: float = 1e-2,
+        start: Start = "solution",
         seed: int = 0,
     ) -> None:
-        for name, value, known in (("task", task, get_args(Task)), ("per", per, get_args(Per))):
+        for name, value, known in (
+            ("task", task, get_args(Task)), ("per", per, get_args(Per)), ("start", start, get_args(Start)),
+        ):  # fmt: skip
             if value not in known:
                 raise ValueError(f"{name}: expected one of {known}, got {value!r}")
         if not initial_strength > 0:
@@ -63,7 +69,7 @@ class Regression(BilevelProblem):
             raise ValueError(f"train_share: expected a number between 0 and 1, got {train_share}")
         if num_noise_features is not None and num_noise_features < 0:
             raise ValueError(f"num_noise_features: expected at least 0, got {num_noise_features}")
-        self.task, self.initial_strength = task, initial_strength
+        self.task, self.initial_strength, self.start = task, initial_strength, start
         self._options = (
             f"{task} per {per}, {train_share} for training, initial strength {initial_strength}, seed {seed}"
         )
@@ -99,8 +105,10 @@ class Regression(BilevelProblem):
     # -- the description ----------------------------------------------------------------------------------------
 
     def initial_point(self) -> Point:
-        """Every strength at ``initial_strength``, and the weights that minimise the lower loss there."""
+        """Every strength at ``initial_strength``, and the weights that minimise the lower loss there, or zeros."""
         hyper = torch.full((len(self.hyper_names),), self.initial_strength, dtype=torch.float64).log()
+        if self.start == "zero":
+            return Point(hyper, torch.zeros(len(self.groups), dtype=torch.float64))
         return Point(hyper, self.lower_solution(hyper))
 
     def batches(self, split: Split) -> Sequence[Batch]:
