@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from backends import PDLP, HiGHS, InteriorPoint
+from backends import PDLP, DualNewton, HiGHS, InteriorPoint
 from lift_core import LPBackend
 from lift_core.records import write_atomically
 from lift_core.testing import KnownLP
@@ -36,6 +36,7 @@ def backends(limit: float) -> dict[str, LPBackend]:
     return {
         "HiGHS": HiGHS(method="simplex", rtol=1e-7, time_limit=limit),
         "InteriorPoint": InteriorPoint(rtol=1e-8, time_limit=limit),
+        "DualNewton": DualNewton(rtol=1e-8, time_limit=limit),
         "PDLP": PDLP(rtol=1e-4, time_limit=limit),
     }
 
