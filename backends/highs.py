@@ -244,8 +244,10 @@ def _answer(highs: Any, *, search_ray: bool = False) -> BackendAnswer:
     counts = (info.simplex_iteration_count, info.ipm_iteration_count, info.pdlp_iteration_count)
     iterations = sum(max(count, 0) for count in counts)
     x = y = None
-    if highs.getModelStatus().name == "kModelEmpty":
-        x, y = (torch.zeros(size, dtype=torch.float64) for size in (highs.getNumCol(), highs.getNumRow()))
+    if highs.getModelStatus().name == "kModelEmpty":  # without columns; HiGHS does not look whether 0 fits the rows
+        lower, upper = (np.asarray(side) for side in (highs.getLp().row_lower_, highs.getLp().row_upper_))
+        y = torch.from_numpy((lower > 0).astype(np.float64) - (upper < 0))
+        x, status = torch.zeros(0, dtype=torch.float64), LPStatus.INFEASIBLE if y.any() else status
     elif status is LPStatus.INFEASIBLE:
         y = _ray(highs.getDualRayExist, highs.getDualRay, search_ray)
     elif status is LPStatus.UNBOUNDED:
