@@ -245,9 +245,7 @@ def _answer(highs: Any, *, search_ray: bool = False) -> BackendAnswer:
     iterations = sum(max(count, 0) for count in counts)
     x = y = None
     if highs.getModelStatus().name == "kModelEmpty":  # without columns; HiGHS does not look whether 0 fits the rows
-        lower, upper = (np.asarray(side) for side in (highs.getLp().row_lower_, highs.getLp().row_upper_))
-        y = torch.from_numpy((lower > 0).astype(np.float64) - (upper < 0))
-        x, status = torch.zeros(0, dtype=torch.float64), LPStatus.INFEASIBLE if y.any() else status
+        x, y, status = _without_columns(highs, status)
     elif status is LPStatus.INFEASIBLE:
         y = _ray(highs.getDualRayExist, highs.getDualRay, search_ray)
     elif status is LPStatus.UNBOUNDED:
@@ -256,6 +254,14 @@ def _answer(highs: Any, *, search_ray: bool = False) -> BackendAnswer:
         x = torch.tensor(solution.col_value, dtype=torch.float64) if solution.value_valid else None
         y = torch.tensor(solution.row_dual, dtype=torch.float64) if solution.dual_valid else None
     return BackendAnswer(x, y, status, iterations)
+
+
+def _without_columns(highs: Any, status: LPStatus) -> tuple[Tensor, Tensor, LPStatus]:
+    """x has no entries; y says which rows exclude 0 by more than the feasibility tolerance."""
+    tolerance = highs.getOptionValue("primal_feasibility_tolerance")[1]
+    lower, upper = (np.asarray(side, dtype=np.float64) for side in (highs.getLp().row_lower_, highs.getLp().row_upper_))
+    y = torch.from_numpy((lower > tolerance).astype(np.float64) - (upper < -tolerance))
+    return torch.zeros(0, dtype=torch.float64), y, LPStatus.INFEASIBLE if y.any() else status
 
 
 def _ray(

@@ -180,11 +180,13 @@ class SuccessiveHalving(Move):
     """Trials at evenly spaced shifts of all of λ race: after every rung the better half of them trains on.
 
     The rungs share the budget evenly. In each one every trial left is trained for the same number of epochs, at least
-    one; the last one spends what the others have left over on the winner, until that is stale.
+    one; the last one spends what the others have left over on the winner, until that is stale. A trial is as good as
+    its best epoch so far. The states of all trials are kept, three vectors as long as the weights each.
 
     Attributes:
         splits: data that the trials are trained on.
         trials: at the start, at most; fewer where half the budget does not pay an epoch of each, but no less than two.
+            None are made where there is no λ.
         reach: largest shift of λ, either way.
         max_epochs: cap on the epochs of one rung.
         patience: epochs without a new best of the last trial after which it stops.
@@ -200,24 +202,30 @@ class SuccessiveHalving(Move):
     patience: int = 2
     name: str = "successive halving on train + direction"
 
+    def __post_init__(self) -> None:
+        if self.trials < 2:
+            raise ValueError(f"trials: expected at least 2, got {self.trials}")
+
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
+        if not len(here.point.hyper):
+            return
         left = here.budget / _passes(problem, self.splits)
         num_trials = max(2, math.floor(min(self.trials, left / 2)))
         share = left / (1 + math.ceil(math.log2(num_trials)))
         racing = [(math.inf, trial) for trial in self._trials(problem, here, num_trials)]
         while len(racing) > 1:
-            count, rung = self._epochs(share / len(racing)), list[tuple[float, Iterator[Candidate]]]()
-            for _, trial in racing:
-                loss = math.inf
+            count, rung = self._epochs(min(share, left) / len(racing)), list[tuple[float, Iterator[Candidate]]]()
+            for best, trial in racing:
+                reached = 0
                 for candidate in until_stale(islice(trial, count), math.inf, count + 1):
-                    loss = min(loss, candidate.selection_loss)
+                    best, reached = min(best, candidate.selection_loss), reached + 1
                     yield candidate
-                rung.append((loss, trial))
+                rung.append((best if reached == count else math.inf, trial))  # a diverged one is out
             left -= count * len(racing)
-            racing = sorted(rung, key=lambda entry: entry[0])[: -(-len(racing) // 2)]
+            racing = sorted(rung, key=lambda entry: entry[0])[: max(1, min(-(-len(racing) // 2), math.floor(left)))]
         if left >= 1:
-            loss, trial = racing[0]
-            yield from until_stale(islice(trial, self._epochs(left)), loss, self.patience)
+            best, trial = racing[0]
+            yield from until_stale(islice(trial, self._epochs(left)), best, self.patience)
 
     def _trials(self, problem: BilevelProblem, here: Situation, num_trials: int) -> list[Iterator[Candidate]]:
         """Endless epochs at each shift."""

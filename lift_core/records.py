@@ -130,6 +130,22 @@ def _search_state(plain: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Se
     )
 
 
+def require_sizes(state: SearchState, like: Point, path: Path) -> None:
+    """Refuse a state whose points or vectors are not as long as those of ``like``.
+
+    Raises:
+        CheckpointError: naming ``path``.
+    """
+    n, p = len(like.weights), len(like.hyper)
+    stages = [stage for stage in (state.training, state.warm) if stage is not None]
+    vectors = [part for s in stages for part in (s.point.weights, s.first_moment, s.second_moment, s.iterate)]
+    lengths = {len(part) for part in (*vectors, *state.snapshots) if part is not None}
+    if lengths != {n} or any(len(stage.point.hyper) != p for stage in stages):
+        raise CheckpointError(
+            f"{path}: expected {n} weights and {p} hyperparameters, got another number; delete it to start again"
+        )
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old or the new content and nothing between."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from lift_core.lp import LPBackend, LPStatus
 from lift_core.metering import Cost, Metered
 from lift_core.moves import Facts, LPDirection, Move, Situation
 from lift_core.problem import BilevelProblem, Point, Split
-from lift_core.records import CheckpointError, SearchState, SearchStatus, fingerprint, load_state, save_state
+from lift_core.records import CHECKPOINT, SearchState, SearchStatus, fingerprint, load_state, require_sizes, save_state
 from lift_core.refit import Refit
 from lift_core.training import Trainer, TrainingDivergedError, TrainingState
 
@@ -265,16 +265,11 @@ class _Recorder:
         self._hash = fingerprint({"search": repr(search), "problem": problem.describe()})
 
     def resume(self) -> SearchState | None:
-        state = None if self._folder is None else load_state(self._folder, settings_hash=self._hash)
+        if self._folder is None:
+            return None
+        state = load_state(self._folder, settings_hash=self._hash)
         if state is not None:
-            there, here = (
-                (len(p.hyper), len(p.weights)) for p in (state.training.point, self._problem.initial_point())
-            )
-            if there != here:
-                raise CheckpointError(
-                    f"{self._folder}: expected a checkpoint with {here} hyperparameters and weights, got {there}; "
-                    "delete it to start again"
-                )
+            require_sizes(state, self._problem.initial_point(), self._folder / CHECKPOINT)
         return state
 
     def keep(self, state: SearchState) -> SearchState:

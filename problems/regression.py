@@ -72,6 +72,7 @@ class Regression(BilevelProblem):
         self.task, self.initial_strength, self.start = task, initial_strength, start
         self._options = (
             f"{task} per {per}, {train_share} for training, initial strength {initial_strength}, seed {seed}"
+            + ("" if start == "solution" else f", start {start}")
         )
         if num_noise_features is None:
             num_noise_features = 30 if task == "logistic" else 0

@@ -1,8 +1,12 @@
 """The ``lift`` command: wrong arguments, help, version, values of options."""
 
+from __future__ import annotations
+
 import re
 import subprocess
 import sys
+import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -38,10 +42,14 @@ BAD_ARGUMENTS = (
     ('run gpt2_wikitext2 --set max_tokens={"test":0}', "expected at least a block of tokens for test, got 0"),
     ('run gpt2_wikitext2 --set max_tokens={"test":9}', "the split 'test' has"),
     ("run gpt2_wikitext2 --set strength_bounds=[1]", "wants a list of 2 in brackets: a number, a number, got [1]"),
-    ("run gpt2_wikitext2 --set block_lenght=8", "GPT2WikiText2 has no such option; it has model, "),
+    ("run gpt2_wikitext2 --set block_lenght=8", "unexpected keyword argument 'block_lenght'"),
+    (f"run {Q} --set condition=100000000000000000000", "Quadratic wants a whole number of at most 64 bits"),
+    (f"run {Q} --set indefinite=100000000000000000000", "Quadratic wants true or false"),
+    (f"run {Q} --select 0.5 --select-set by=3", "by: expected what lift select --help says, got 3"),
+    ("study small --first-seed 4294967295 --seeds 2", "--seeds: expected seeds up to 4294967295"),
     ("run gpt2_wikitext2 --set device=mars", "device: expected cpu, cuda, cuda:0, ... or None, got 'mars'"),
     ("run regression --set num_noise_features=-1", "num_noise_features: expected at least 0, got -1"),
-    (f"run {Q} --select 0.5 --select-set max_size=abc", "max_size=abc: Selector wants a whole number or null"),
+    (f"run {Q} --select 0.5 --select-set max_size=abc", "max_size: expected what lift select --help says, got 'abc'"),
     (f"run {Q} --seed 99999999999999999999", "--seed"),
     ("compare --family direction --sizes inf", "--sizes: expected whole numbers of at least 1, got 'inf'"),
     (f"run {Q} --backend-set rtoll=1", "--backend-set rtoll=1: HiGHS has no such option"),
@@ -188,3 +196,47 @@ def test_options_of_any_keyword_are_left_to_the_class() -> None:
         del options
 
     check_options("--set", anything, {"whatever": 1})
+
+
+# -- options of plug-ins ------------------------------------------------------------------------------------------
+
+
+class Base:
+    def __init__(self, *, n: int = 1, sizes: Sequence[int] = (), loose: typing.List = (), missing: NotHere = None):  # noqa: F821, UP006  # pyright: ignore
+        pass
+
+
+class Derived(Base):
+    def __init__(self, *, m: float = 1.0, pair: tuple[float, float] = (0, 1), **others: object) -> None:
+        super().__init__(n=others.pop("size", 1))  # pyright: ignore
+
+
+class Plain:
+    def __init__(self, *, n: int = 1, sizes: Sequence[int] | None = None, by_name: Mapping[str, int] | None = None):
+        pass
+
+
+FITTING = (
+    (Derived, {"m": 2, "pair": [1, 2.5], "size": 4, "unknown": "left to the class", "loose": [1], "missing": {}}),
+    (Base, {"n": "hints that cannot be read hold nothing up"}),
+    (Plain, {"n": 3, "sizes": [1, 2], "by_name": {"a": 1}}),
+    (Plain, {"sizes": None, "by_name": {}}),
+)
+UNFITTING = (
+    (Derived, {"m": "much"}, "Derived wants a number, got 'much'"),
+    (Derived, {"pair": [1]}, "Derived wants a list of 2 in brackets: a number, a number, got [1]"),
+    (Plain, {"m": 1}, "Plain has no such option; it has n, sizes, by_name"),
+    (Plain, {"sizes": [1, "b"]}, "Plain wants a list in brackets, each of it a whole number or null"),
+    (Plain, {"by_name": {"a": "b"}}, 'Plain wants an object {"NAME": a whole number, ...} or null'),
+)
+
+
+@pytest.mark.parametrize(("target", "options"), FITTING)
+def test_options_that_fit_pass(target: type, options: dict[str, object]) -> None:
+    check_options("--set", target, options)
+
+
+@pytest.mark.parametrize(("target", "options", "sentence"), UNFITTING)
+def test_options_that_do_not_fit_are_named(target: type, options: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        check_options("--set", target, options)

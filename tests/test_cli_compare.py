@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from backends import HiGHS
 from lift_core import LinearProgram, MatrixFree, load_lp, save_lp, solve_lp
-from lift_core.cli import main
+from lift_core.cli import folders, main
 from lift_core.cli.folders import alone_in
 from lift_core.cli.saving import SavingBackend
 from lift_core.comparison import direction_program
@@ -233,8 +234,9 @@ def test_damaged_cells_are_solved_again_and_another_comparison_is_refused(
     assert compare(*words) == 0
     before = read(tmp_path)["answers"]
     (cell,) = (tmp_path / CELLS).iterdir()
-    cell.write_bytes(cell.read_bytes()[:20])
-    assert compare(*words) == 0
+    for damaged in (cell.read_bytes()[:20], b"null"):
+        cell.write_bytes(damaged)
+        assert compare(*words) == 0
     assert [answer["objective"] for answer in read(tmp_path)["answers"]] == [answer["objective"] for answer in before]
     capsys.readouterr()
     assert compare(*words, "--seed", "7") == 2
@@ -334,6 +336,32 @@ def test_a_folder_in_use_is_left_alone(command: list[str], tmp_path: Path, capsy
         assert "another process is at work in" in capsys.readouterr().err
         assert not list((tmp_path / "out").iterdir())
     assert not (tmp_path / "out").exists(), "it was made for nothing"
+
+
+def test_the_loser_of_a_race_leaves_the_folder_to_the_winner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between making the folder and locking it another process gets the lock."""
+    folder, flock, held = tmp_path / "out", folders.fcntl.flock, []
+
+    def overtaken(handle: int, how: int) -> None:
+        if not held:
+            held.append(os.open(folder, os.O_RDONLY))
+            flock(held[0], how)
+        flock(handle, how)
+
+    monkeypatch.setattr(folders.fcntl, "flock", overtaken)
+    with pytest.raises(CheckpointError, match="another process"), alone_in(folder):
+        pass
+    assert folder.is_dir()
+    os.close(held[0])
+
+
+def test_a_folder_that_went_away_while_it_was_locked_is_said_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = folders.fcntl.flock
+    monkeypatch.setattr(folders.fcntl, "flock", lambda *how: ((tmp_path / "out").rmdir(), flock(*how)))
+    with pytest.raises(CheckpointError, match="has just removed"), alone_in(tmp_path / "out"):
+        pass
 
 
 def test_the_lock_goes_with_the_process_that_held_it(tmp_path: Path) -> None:

@@ -119,6 +119,17 @@ def test_without_anyone_to_tell_an_unreadable_program_ends_the_contest(tmp_path:
         list(contest.answers())
 
 
+def test_a_file_that_cannot_even_be_opened_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "gone.mps").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "afiro.mps").write_bytes((NETLIB / "afiro.mps").read_bytes())
+    programs, told = program_files([tmp_path], read_mps=read_mps), []
+    contest = Contest(programs=programs, contenders=[Contender("h", HiGHS())], folder=tmp_path / "out")
+    answers = list(contest.answers(on_unreadable=lambda program, error: told.append((program.name, str(error)))))
+    assert [answer["lp"] for answer in answers] == ["afiro.mps"]
+    ((name, reason),) = told
+    assert name == "gone.mps" and "there is no file" in reason
+
+
 def test_names_must_differ() -> None:
     with pytest.raises(ValueError, match="contenders: expected different names"):
         Contest(programs=[], contenders=[Contender("h", HiGHS()), Contender("h", HiGHS())])

@@ -33,7 +33,7 @@ from lift_core import (
 from lift_core.moves import LineMove, Situation
 from lift_core.parzen import ParzenSearch
 from lift_core.torchopt_descent import TorchOptDescent
-from lift_core.training import Trainer, TrainingState
+from lift_core.training import Trainer, TrainingDivergedError, TrainingState
 from problems import DataCleaning, Network, Quadratic
 
 
@@ -151,6 +151,59 @@ def test_halving_trains_on_where_it_pays_and_from_where_it_stopped() -> None:
     torch.testing.assert_close(winner[-1].training.point.weights, uninterrupted.point.weights, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("trials", [2, 3, 5, 8, 9])
+@pytest.mark.parametrize("epochs", [2, 3, 7, 18, 40])
+def test_halving_never_spends_more_than_its_budget(trials: int, epochs: int) -> None:
+    metered = Metered(Network())
+    epoch = 1 + metered.num_examples("direction") / metered.num_examples("train")
+    here = situation(metered, budget=epochs * epoch * (1 + 1e-9))
+    list(SuccessiveHalving(trials=trials).candidates(metered, here))
+    assert metered.cost.gradients <= epochs * epoch + 1e-6
+
+
+class Scripted(Trainer):
+    """Trials whose selection losses are given, by the sign of their shift; NaN diverges."""
+
+    def epochs(self, problem, state, *, seed, splits=("train",)):
+        for loss in problem.script[float(state.point.hyper[0]) > 0]:
+            if math.isnan(loss):
+                raise TrainingDivergedError
+            state = replace(state, point=replace(state.point, weights=torch.full_like(state.point.weights, loss)))
+            yield state
+
+
+class Scores(Quadratic):
+    """The loss is what the weights say."""
+
+    def loss(self, point, split):
+        return float(point.weights[0])
+
+
+SCRIPTS = (
+    # two epochs each, and then the winner until two in a row are no better than its best of all rungs
+    ([0.3, 0.45, 0.44, 0.43, 0.42, 0.41], [0.9] * 6, "--++--"),
+    # whoever diverges is out, however good it was
+    ([0.1, math.nan], [0.5] * 6, "-++++"),
+    # and one that diverges in the last rung ends the race
+    ([0.1, 0.05, math.nan], [0.5] * 6, "--++"),
+)
+
+
+@pytest.mark.parametrize(("low", "high", "order"), SCRIPTS)
+def test_halving_ranks_by_the_best_epoch_so_far(low: list[float], high: list[float], order: str) -> None:
+    problem = Scores()
+    problem.script = {False: low, True: high}
+    passes = 1 + problem.num_examples("direction") / problem.num_examples("train")
+    here = replace(situation(problem, trainer=Scripted(), budget=8 * passes), selection_loss=1.0)
+    found = SuccessiveHalving(trials=2).candidates(problem, here)
+    assert "".join(candidate.label[1] for candidate in found) == order
+
+
+def test_without_strengths_there_is_nothing_to_race() -> None:
+    problem = Quadratic(num_hyper=0)
+    assert not list(SuccessiveHalving().candidates(problem, situation(problem, budget=9.0)))
+
+
 def test_halving_on_the_smallest_budget_still_compares_two() -> None:
     problem = Network()
     found = list(SuccessiveHalving().candidates(problem, situation(problem, budget=1.0)))
@@ -167,7 +220,7 @@ def test_the_lp_direction_at_full_slack_is_the_sign_control() -> None:
 
 
 @pytest.mark.parametrize("move", [GridSearch(), SuccessiveHalving()], ids=lambda move: move.name)
-def test_a_diverging_trial_is_dropped_and_the_others_stand(move: Move) -> None:
+def test_where_every_trial_diverges_nothing_is_proposed(move: Move) -> None:
     problem = Network()
     here = situation(problem, budget=8.0, trainer=Trainer(learning_rate=1e-2))
     broken = replace(here.training.point, weights=here.point.weights * math.nan)

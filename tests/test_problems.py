@@ -211,6 +211,8 @@ BAD_OPTIONS: list[tuple[Callable[..., BilevelProblem], dict[str, object], str]] 
     (Quadratic, {"strength": "loud"}, "strength"),
     (Regression, {"task": "lasso"}, "task"),
     (Regression, {"per": "row"}, "per"),
+    (Regression, {"start": "warm"}, "start"),
+    (Regression, {"num_noise_features": -1}, "num_noise_features"),
     (Regression, {"initial_strength": 0.0}, "initial_strength"),
     (Regression, {"train_share": 1.0}, "train_share"),
     (Regression, {"train_share": 0.999}, "sizes"),

@@ -116,7 +116,7 @@ def _execute(contest: Contest, settings: ContestSettings, *, quiet: bool) -> int
         go_on = f"; continue with: lift compare --resume {folder}" if folder is not None else ""
         typer.echo(f"lift: interrupted{go_on}", err=True)
         return 130
-    if not answers:
+    if unreadable and not answers:
         raise ValueError(f"LP: none could be read; {'; '.join(unreadable.values())}")
     from lift_core.report import comparison_document, render_comparison, to_json_text  # matplotlib takes a second
 

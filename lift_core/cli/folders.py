@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lift_core.records import CheckpointError
@@ -19,26 +19,45 @@ except ImportError:  # Windows, where nobody is held off
 def alone_in(folder: Path | None) -> Generator[None]:
     """Make the folder and hold it until the end; the lock goes with the process, and leaves no file. None: nothing.
 
-    A folder that was made here and is still empty at the end is removed.
+    A folder that was made here and is still empty at the end is removed. On file systems without locks nobody is held
+    off.
 
     Raises:
         CheckpointError: if another process holds it.
     """
-    if folder is None or fcntl is None:
+    if folder is None:
         yield
         return
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    is_new = True
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        is_new = False
+    if fcntl is None:
+        yield
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
+        _lock(handle, folder)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CheckpointError(
-                f"--out: another process is at work in {folder}; wait for it, or choose another folder"
-            ) from None
-        yield
+            yield
+        finally:
+            if is_new:
+                with suppress(OSError):  # it holds something, or is gone
+                    folder.rmdir()
     finally:
         os.close(handle)
-        if is_new and not any(folder.iterdir()):
-            folder.rmdir()
+
+
+def _lock(handle: int, folder: Path) -> None:
+    assert fcntl is not None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise CheckpointError(
+            f"another process is at work in {folder}; wait for it, or choose another folder with --out"
+        ) from None
+    except OSError:
+        return  # a file system without locks
+    if not folder.exists() or not os.path.samestat(os.fstat(handle), folder.stat()):
+        raise CheckpointError(f"another process has just removed {folder}; try again")

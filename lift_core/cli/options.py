@@ -13,10 +13,8 @@ from lift_core.lp import LPBackend
 from lift_core.plugins import Kind, list_plugins, load, load_backend, load_problem
 from lift_core.problem import BilevelProblem
 
-_BEYOND = 2**63
-"""The first whole number that PyTorch does not take."""
 MAX_SEED = 2**32 - 1
-"""What NumPy takes, too, with room for the sums that runs make with it."""
+"""The largest seed that NumPy takes, too."""
 _LITERALS = {"True": True, "False": False, "None": None}
 
 
@@ -69,29 +67,33 @@ def check_options(flag: str, target: Callable[..., object], options: Mapping[str
     """
     hints, takes_others = _accepted(target)
     for name, value in options.items():
-        if name not in hints and takes_others:
-            continue
-        if name not in hints:
+        if name not in hints and not takes_others:
             known = ", ".join(hints) or "none at all"
             raise ValueError(f"{flag} {name}={value}: {target.__name__} has no such option; it has {known}")
-        if not _fits(value, hints[name]):
-            is_huge = isinstance(value, int) and abs(value) >= _BEYOND
-            wanted = "a whole number of at most 64 bits" if is_huge else _sentence(hints[name])
+        hint = hints.get(name, Any)
+        if not _fits(value, hint):
+            is_huge = _is_huge(value) and {int, float} & {hint, *get_args(hint)}
+            wanted = "a whole number of at most 64 bits" if is_huge else _sentence(hint)
             raise ValueError(f"{flag} {name}={value}: {target.__name__} wants {wanted}, got {value!r}")
 
 
 def _accepted(target: Callable[..., object]) -> tuple[dict[str, Any], bool]:
-    """Names and types of what a callable takes, and whether it takes others; ``**options`` go on to the base class."""
+    """Names and types of what a callable takes, and whether it takes others; those may go on to its base class."""
     found: dict[str, Any] = {}
+    takes_others = [False]
     for spoken in _constructors(target):
-        hints = get_type_hints(spoken)
+        try:
+            hints = get_type_hints(spoken)
+        except NameError:  # of what is imported for type checkers alone
+            hints = {}
         parameters = inspect.signature(spoken).parameters.values()
         for parameter in parameters:
             if parameter.name != "self" and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 found.setdefault(parameter.name, hints.get(parameter.name, Any))
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            return found, False
-    return found, True
+        takes_others.append(any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters))
+        if not takes_others[-1]:
+            break
+    return found, takes_others[1]
 
 
 def _constructors(target: Callable[..., object]) -> list[Callable[..., object]]:
@@ -106,38 +108,41 @@ def _constructors(target: Callable[..., object]) -> list[Callable[..., object]]:
 
 def _fits(value: object, hint: Any) -> bool:
     """Whether a JSON value can mean ``hint``; hints that JSON cannot express are left to the class."""
-    if get_origin(hint) is Literal:
-        return value in get_args(hint)
-    if get_origin(hint) in (Union, types.UnionType):
-        return any(_fits(value, part) for part in get_args(hint))
-    if get_origin(hint) in (Sequence, list):
-        return isinstance(value, list) and all(_fits(part, *get_args(hint)) for part in value)
-    if get_origin(hint) is tuple and ... not in get_args(hint):
-        parts = get_args(hint)
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return value in parts
+    if kind in (Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind in (Sequence, list) and parts:
+        return isinstance(value, list) and all(_fits(entry, parts[0]) for entry in value)
+    if kind is tuple and parts and ... not in parts:
         return isinstance(value, list) and len(value) == len(parts) and all(map(_fits, value, parts))
-    if get_origin(hint) is Mapping:
-        _, wanted = get_args(hint)
-        return isinstance(value, dict) and all(_fits(part, wanted) for part in value.values())
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and value == value
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _BEYOND
+    if kind is Mapping and parts:
+        return isinstance(value, dict) and all(_fits(entry, parts[1]) for entry in value.values())
+    if hint in (int, float):
+        is_number = isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
+        return is_number and value == value and not _is_huge(value)
     if hint in (bool, str):
         return isinstance(value, hint)
     return value is None if hint is types.NoneType else True
 
 
+def _is_huge(value: object) -> bool:
+    return isinstance(value, int) and abs(value) >= 2**63  # the first whole number that PyTorch does not take
+
+
 def _sentence(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(repr, get_args(hint)))
-    if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(_sentence(part) for part in get_args(hint))
-    if get_origin(hint) in (Sequence, list):
-        return f"a list in brackets, each of it {_sentence(*get_args(hint))}"
-    if get_origin(hint) is tuple and ... not in get_args(hint):
-        return f"a list of {len(get_args(hint))} in brackets: " + ", ".join(map(_sentence, get_args(hint)))
-    if get_origin(hint) is Mapping:
-        return f'an object {{"NAME": {_sentence(get_args(hint)[1])}, ...}}'
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return "one of " + ", ".join(map(repr, parts))
+    if kind in (Union, types.UnionType):
+        return " or ".join(map(_sentence, parts))
+    if kind in (Sequence, list) and parts:
+        return f"a list in brackets, each of it {_sentence(parts[0])}"
+    if kind is tuple and parts and ... not in parts:
+        return f"a list of {len(parts)} in brackets: {', '.join(map(_sentence, parts))}"
+    if kind is Mapping and parts:
+        return f'an object {{"NAME": {_sentence(parts[1])}, ...}}'
     names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text", types.NoneType: "null"}
     return names.get(hint, str(hint))
 

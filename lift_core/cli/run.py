@@ -88,9 +88,10 @@ def run(
         built = load_problem_with("--set", name, **given.get("problem_options", {}))
         settings = resolve({"threads": torch.get_num_threads()} | given, built, preset=preset)
         folder = out or Path("runs") / name.rpartition(":")[2]
-        _refuse_another_run(folder, settings)
     require_packages(settings.backend)
     with alone_in(folder):
+        if resume is None:
+            _refuse_another_run(folder, settings)
         raise typer.Exit(_execute(folder, settings, built, quiet=quiet, save_lps=save_lp))
 
 

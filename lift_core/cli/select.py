@@ -82,10 +82,10 @@ def select(
     if found is not None:
         check_options("--set", found, options)
     folder = out or Path("runs") / f"select-{problem.rpartition(':')[2]}"
-    if (folder / CONFIG).exists():
-        raise CheckpointError(f"--out: {folder} holds a run of lift run; choose another folder")
     try:
         with alone_in(folder):
+            if (folder / CONFIG).exists():
+                raise CheckpointError(f"--out: {folder} holds a run of lift run; choose another folder")
             raise typer.Exit(_execute(load_problem(problem, **options), selector, budget, others, folder, quiet=quiet))
     except KeyboardInterrupt:
         typer.echo("lift: interrupted; nothing was written", err=True)
@@ -105,7 +105,9 @@ def make_selector(options: Mapping[str, Any], *, seed: int) -> Selector:
     by, max_size = chosen.pop("by", "tensor"), chosen.pop("max_size", None)
     if isinstance(by, str) and ("," in by or "*" in by):
         by = by.split(",")
-    check_options("--select-set", Selector, {"max_size": max_size})
+    for key, value, wanted in (("by", by, str | list), ("max_size", max_size, int | None), ("backend", backend, str)):
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise ValueError(f"{key}: expected what lift select --help says, got {value!r}")
     name = chosen.pop("measure", "exact")
     check_options("--select-set", named_measure, {"name": name} | chosen)
     return Selector(

@@ -66,6 +66,8 @@ def study(
     if plan is None:
         raise ValueError(f"PLAN: expected one of {', '.join(PLANS)}, got nothing")
     folder = out or Path("runs") / f"study-{plan}"
+    if first_seed + seeds - 1 > MAX_SEED:
+        raise ValueError(f"--seeds: expected seeds up to {MAX_SEED}, got {first_seed} and {seeds - 1} more")
     cells = make_plan(plan, seeds=range(first_seed, first_seed + seeds), only=only, model=model)
     try:
         with alone_in(folder):

@@ -126,8 +126,8 @@ class Contest:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError):
             return None
-        if not _refusal("").keys() <= record.keys():
-            return None  # of an earlier version, which judged less
+        if not isinstance(record, dict) or not _refusal("").keys() <= record.keys():
+            return None  # damaged, or of an earlier version, which judged less
         return record | {"lp": program.name, "backend": contender.label}
 
     def _store(self, program: Program, contender: Contender, answer: Facts) -> None:

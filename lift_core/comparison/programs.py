@@ -177,8 +177,11 @@ def _files(text: str) -> Iterator[Path]:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError:  # loading it will say why
+        return f"unreadable {path}"
 
 
 def _wanted() -> str:
