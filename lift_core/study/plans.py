@@ -162,6 +162,7 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
     variants: dict[str, Settings] = {
         "LiFT": {},
         "two epochs of refit": {"refit_epochs": 2},
+        "λ + 4, as far as the searches": {"hyper_radius": 4.0},
         "clamped, λ + 3 d": {**clamped, "weights_radius": 0.1, "hyper_radius": 3.0, "refit_reach": [3.0]},
         "move only, ρ = 0.01": {**_MOVE, "slack": [1e-2], "weights_radius": 0.1},
         "published recipe": _PUBLISHED,
