@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -26,7 +25,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "curvature": "low_rank",
             "curvature_options": {"rank": 8, "num_probes": 1, "definiteness": "absolute", "share": ONE_BATCH},
             "slack": [0.0],
-            "hyper_radius": math.log(10),
+            "hyper_radius": 4.0,
             "weights_radius": 100.0,
             "relative": True,
             "controls_radius": 0.1,
@@ -45,8 +44,8 @@ section.
 
 ``refit``: for language models with a log strength per tensor, the LiFT of `docs/results.md`. λ's direction d comes from
 the LP at ρ = 0, where only p numbers are fitted to the direction data, and the weights from a refit on train +
-direction data at λ + d, where a strength is ten times as large or as small. The box on θ is too wide to bind, that of
-the gradient controls a tenth of each tensor's size. Curvature comes from one training batch; negative eigenvalues count
-by their size: λ's direction then depends less on the batch than with those set to zero
-(``benchmarks/hypergradient_signs.py``).
+direction data at λ + d, where a strength is e⁴ times as large or as small: as far as the searches among the controls
+go. The box on θ is too wide to bind, that of the gradient controls a tenth of each tensor's size. Curvature comes from
+one training batch; negative eigenvalues count by their size: λ's direction then depends less on the batch than with
+those set to zero (``benchmarks/hypergradient_signs.py``).
 """
