@@ -159,7 +159,7 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
     its last block, whole splits and blocks of 1,024 tokens.
     """
     limits = {"direction": 27_000, "selection": 15_000, "test": 30_000}
-    refit = {**PRESETS["refit"], "hyper_radius": math.log(10)}
+    refit: dict[str, Any] = {**PRESETS["refit"], "hyper_radius": math.log(10)}
     clamped: Settings = {"curvature_options": {**refit["curvature_options"], "definiteness": "clamped"}}
     variants: dict[str, Settings] = {
         "LiFT": {},
