@@ -15,9 +15,9 @@ from explicit_lp_cases import CASES, INFEASIBLE, UNBOUNDED, direction_program
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends import HiGHS, highs
+from backends import PDLP, DualNewton, HiGHS, InteriorPoint, highs
 from backends.highs import STATUSES, new_highs, set_option
-from lift_core.lp import LinearProgram, LPStatus, solve_lp, solve_lps
+from lift_core.lp import LinearProgram, LPBackend, LPStatus, solve_lp, solve_lps
 
 EXACT = ("choose", "simplex", "ipm")
 FIRST_ORDER = ("pdlp", "hipdlp")
@@ -228,6 +228,14 @@ def test_bad_options(options: dict, message: str) -> None:
 def test_programs_that_highs_cannot_take_are_refused() -> None:
     with pytest.raises(ValueError, match="HiGHS refuses this program"):
         solve_lp(LinearProgram(c=[1.0], A=[[1e16]], row_lower=1.0), HiGHS())
+
+
+@pytest.mark.parametrize("backend", [HiGHS(), InteriorPoint(), PDLP(), DualNewton()], ids=lambda backend: backend.name)
+@pytest.mark.parametrize(("lower", "status"), [(1.0, LPStatus.INFEASIBLE), (-1.0, LPStatus.OPTIMAL)])
+def test_a_program_without_columns_is_what_its_rows_make_it(backend: LPBackend, lower: float, status: LPStatus) -> None:
+    lp = LinearProgram(c=[], A=torch.zeros(2, 0), row_lower=[-1.0, lower], row_upper=[1.0, 2.0])
+    solution = solve_lp(lp, backend)
+    assert solution.status is status and solution.certified is (status is LPStatus.INFEASIBLE)
 
 
 def test_silence(capfd: pytest.CaptureFixture[str]) -> None:

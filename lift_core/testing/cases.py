@@ -185,7 +185,6 @@ def _without_optimum() -> list[LPCase]:
         "infeasible: the box is too small for the row": LinearProgram(
             c=[0.0, 0.0], A=[[1.0, 1.0]], row_lower=3.0, col_lower=0.0, col_upper=1.0
         ),
-        "infeasible: no columns": LinearProgram(c=[], A=torch.zeros(2, 0), row_lower=[-1.0, 1.0], row_upper=[1.0, 2.0]),
         "infeasible: empty row that must be one": LinearProgram(
             c=[1.0], A=[[0.0]], row_lower=1.0, col_lower=0.0, col_upper=1.0
         ),
