@@ -105,14 +105,12 @@ def make_selector(options: Mapping[str, Any], *, seed: int) -> Selector:
     by, max_size = chosen.pop("by", "tensor"), chosen.pop("max_size", None)
     if isinstance(by, str) and ("," in by or "*" in by):
         by = by.split(",")
-    for key, value, wanted in (("by", by, str | list), ("max_size", max_size, int | None), ("backend", backend, str)):
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            raise ValueError(f"{key}: expected what lift select --help says, got {value!r}")
+    check_options("--select-set", Selector, {"by": by, "max_size": max_size})
     name = chosen.pop("measure", "exact")
     check_options("--select-set", named_measure, {"name": name} | chosen)
     return Selector(
         by=by, max_size=max_size, measure=named_measure(name, **chosen),
-        backend=load_backend(backend) if solver == "exact" else None, seed=seed,
+        backend=load_backend(str(backend)) if solver == "exact" else None, seed=seed,
     )  # fmt: skip
 
 
