@@ -31,7 +31,7 @@ from problems.causal_lm import (
 from problems.parameter_oracles import BatchMean, Layout, gauss_newton, hessian, mean_gradient, shares
 from problems.penalty import Penalty, build_regularizer, hyper_range
 from problems.text import TextDataset, four_splits, load_texts
-from problems.token_batches import TokenBatch, TokenBatches, token_blocks
+from problems.token_batches import TokenBatch, TokenBatches, checked_limits, token_blocks
 from problems.token_loss import TokenLoss
 
 
@@ -134,7 +134,7 @@ class LanguageModel(BilevelProblem):
         check_device(device)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_blocks, self.keep_inputs, self.keep_graphs = batch_blocks, keep_inputs, keep_graphs
-        self.max_tokens = _checked_limits(max_tokens or {})
+        self.max_tokens = checked_limits(max_tokens or {})
         self.articles = four_splits(load_texts(texts), train_share=train_share, seed=seed)
         self.tokenizer = load_tokenizer(tokenizer, model)
         self.model = load_model(model, dtype=dtype, device=self.device)
@@ -312,13 +312,3 @@ class LanguageModel(BilevelProblem):
                 f"tokenizer: expected the model's own, with {size} entries, got one that gives token {int(ids.max())}"
             )
         return ids.to(self.device)
-
-
-def _checked_limits(max_tokens: Mapping[Split, int]) -> Mapping[Split, int]:
-    unknown = set(max_tokens) - set(get_args(Split))
-    if unknown:
-        raise ValueError(f"max_tokens: expected splits out of {get_args(Split)}, got {sorted(unknown)}")
-    for split, limit in max_tokens.items():
-        if limit < 2:
-            raise ValueError(f"max_tokens: expected at least a block of tokens for {split}, got {limit}")
-    return max_tokens

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from lift_core.problem import Split
 from problems.text import SEPARATOR
 
 
@@ -38,6 +39,21 @@ def token_blocks(
             f"of {block_length}"
         )
     return torch.tensor(ids[: count * block_length], dtype=torch.int64).view(count, block_length)
+
+
+def checked_limits(max_tokens: Mapping[Split, int]) -> Mapping[Split, int]:
+    """Limits of tokens by split, as they came.
+
+    Raises:
+        ValueError: for a split that does not exist, or a limit that leaves nothing to predict.
+    """
+    unknown = set(max_tokens) - set(get_args(Split))
+    if unknown:
+        raise ValueError(f"max_tokens: expected splits out of {get_args(Split)}, got {sorted(unknown)}")
+    for split, limit in max_tokens.items():
+        if limit < 2:
+            raise ValueError(f"max_tokens: expected at least a block of tokens for {split}, got {limit}")
+    return max_tokens
 
 
 @dataclass(frozen=True, eq=False)
