@@ -24,7 +24,8 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 study-check: $(READY)
-	for study in docs/results/*.json; do $(BIN)/lift study --check $$study --within 8 || exit 1; done
+	printf '%s\n' docs/results/*.json | xargs -P 2 -I {} sh -c \
+	  'shown=$$($(BIN)/lift study --check {} --within 8 2>&1); code=$$?; echo "$$shown"; exit $$code'
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict
