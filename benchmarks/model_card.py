@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from itertools import islice
 from pathlib import Path
 
 import matplotlib
@@ -70,10 +69,10 @@ def fine_tune(share: float, epochs: int, learning_rate: float, seed: int) -> dic
         return {split: problem.metric(problem.loss(point, split)) for split in ("train", "selection")}
 
     start = TrainingState.fresh(problem.initial_point())
-    states = islice(Trainer(learning_rate=learning_rate).epochs(problem, start, seed=seed), epochs)
-    shown = track(states, total=epochs, description=f"{share:.0%} of the articles")
+    passes = Trainer(learning_rate=learning_rate).epochs(problem, start, seed=seed, count=epochs)
+    shown = track(passes, total=epochs, description=f"{share:.0%} of the articles")
     curve = [{"epoch": 0} | perplexities(start.point)]
-    curve += [{"epoch": state.epochs} | perplexities(state.point) for state in shown]
+    curve += [{"epoch": state.epochs} | perplexities(state.point) for _, state in shown]
     return {
         "train_share": share,
         "train_tokens": problem.num_examples("train"),

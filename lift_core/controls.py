@@ -32,7 +32,7 @@ from lift_core.moves import (
 )
 from lift_core.operators import LinearOperator
 from lift_core.problem import BilevelProblem, Point, Split
-from lift_core.training import TrainingDivergedError
+from lift_core.training import TrainingDivergedError, epoch_price
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +99,9 @@ class MoreTraining(Move):
     name: str = "more training"
 
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
-        count = max(1, math.floor(min(self.max_epochs, here.budget / _passes(problem, self.splits))))
-        states = here.trainer.epochs(problem, here.training, seed=here.seed, splits=self.splits)
-        yield from until_stale(take_epochs(problem, here, states, count, ""), here.selection_loss, self.patience)
+        count = max(1, math.floor(min(self.max_epochs, here.budget / epoch_price(problem, self.splits))))
+        epochs = here.trainer.epochs(problem, here.training, seed=here.seed, splits=self.splits, count=count)
+        yield from until_stale(take_epochs(problem, here, epochs, ""), here.selection_loss, self.patience)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,18 +123,17 @@ class HyperSearch(Move, ABC):
     patience: int = 1
 
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
-        count = max(1, math.floor(min(self.max_epochs, here.budget / self.trials / _passes(problem, self.splits))))
+        share = here.budget / self.trials / epoch_price(problem, self.splits)
+        count = max(1, math.floor(min(self.max_epochs, share)))
         shifts = self.shifts(len(here.point.hyper), here.seed)
         shift = next(shifts)
         for number in range(1, self.trials + 1):
             hyper = (here.point.hyper + shift).clamp(problem.hyper_lower, problem.hyper_upper)
             start = replace(here.training, point=Point(hyper, here.point.weights))
             label = f"{self.label(number, shift)}, "
-            epochs = here.trainer.epochs(problem, start, seed=here.seed, splits=self.splits)
+            epochs = here.trainer.epochs(problem, start, seed=here.seed, splits=self.splits, count=count)
             best = math.inf
-            for candidate in until_stale(
-                take_epochs(problem, here, epochs, count, label), here.selection_loss, self.patience
-            ):
+            for candidate in until_stale(take_epochs(problem, here, epochs, label), here.selection_loss, self.patience):
                 best = min(best, candidate.selection_loss)
                 yield candidate
             if number < self.trials:
@@ -209,7 +208,7 @@ class SuccessiveHalving(Move):
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
         if not len(here.point.hyper):
             return
-        left = here.budget / _passes(problem, self.splits)
+        left = here.budget / epoch_price(problem, self.splits)
         num_trials = max(2, math.floor(min(self.trials, left / 2)))
         share = left / (1 + math.ceil(math.log2(num_trials)))
         racing = [(math.inf, trial) for trial in self._trials(problem, here, num_trials)]
@@ -233,8 +232,8 @@ class SuccessiveHalving(Move):
         for shift in torch.linspace(-self.reach, self.reach, num_trials, dtype=torch.float64):
             hyper = (here.point.hyper + shift).clamp(problem.hyper_lower, problem.hyper_upper)
             start = replace(here.training, point=Point(hyper, here.point.weights))
-            states = here.trainer.epochs(problem, start, seed=here.seed, splits=self.splits)
-            trials.append(take_epochs(problem, here, states, None, f"λ{shift:+.2g}, "))
+            epochs = here.trainer.epochs(problem, start, seed=here.seed, splits=self.splits)
+            trials.append(take_epochs(problem, here, epochs, f"λ{shift:+.2g}, "))
         return trials
 
     def _epochs(self, share: float) -> int:
@@ -263,7 +262,7 @@ class ImplicitDescent(Move):
     name: str = "implicit differentiation"
 
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
-        linearized = _passes(problem, ("direction",)) + float(problem.hyper_in_training)
+        linearized = epoch_price(problem, ("direction",)) + float(problem.hyper_in_training)
         spent = linearized + 2 * self.iterations * self.share + self.inner_epochs
         count = max(1, math.floor(min(self.max_steps, here.budget / spent)))
         hyper = here.point.hyper.clone().requires_grad_()
@@ -305,8 +304,3 @@ def standard_controls(box: TrustBox, *, share: float = 1.0) -> tuple[Move, ...]:
         SuccessiveHalving(),
         RandomSearch(),
     )
-
-
-def _passes(problem: BilevelProblem, splits: tuple[Split, ...]) -> float:
-    """Passes over the training split that one epoch on ``splits`` costs."""
-    return sum(problem.num_examples(split) for split in splits) / problem.num_examples("train")

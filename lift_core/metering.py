@@ -30,9 +30,14 @@ class Cost:
         return Cost(self.evaluations - other.evaluations, self.gradients - other.gradients, self.hvps - other.hvps)
 
     @property
+    def differentiation(self) -> float:
+        """Gradients, one Hessian product counted as two."""
+        return self.gradients + 2 * self.hvps
+
+    @property
     def gradient_equivalents(self) -> float:
         """Gradients, one Hessian product counted as two and one evaluation as a third."""
-        return self.gradients + 2 * self.hvps + self.evaluations / 3
+        return self.differentiation + self.evaluations / 3
 
 
 class Metered(BilevelProblem):

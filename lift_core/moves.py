@@ -10,7 +10,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import torch
@@ -270,14 +269,14 @@ def lp_facts(solution: LPSolution) -> Facts:
 
 
 def take_epochs(
-    problem: BilevelProblem, here: Situation, states: Iterator[TrainingState], count: int | None, label: str
+    problem: BilevelProblem, here: Situation, epochs: Iterator[tuple[float, TrainingState]], label: str
 ) -> Iterator[Candidate]:
-    """Candidates after each of the next ``count`` epochs (None: without end), all carrying the curve up to then."""
+    """Candidates after each of `Trainer.epochs`, all carrying the curve up to then."""
     curve = [(0.0, here.selection_loss)]
-    for number, state in enumerate(islice(states, count), start=1):
+    for done, state in epochs:
         loss = problem.loss(state.point, "selection")
-        curve.append((float(number), loss))
-        yield Candidate(f"{label}epoch {number}", state, loss if math.isfinite(loss) else math.inf, tuple(curve))
+        curve.append((done, loss))
+        yield Candidate(f"{label}epoch {done:.3g}", state, loss if math.isfinite(loss) else math.inf, tuple(curve))
 
 
 def until_stale(epochs: Iterator[Candidate], best: float, patience: int) -> Iterator[Candidate]:

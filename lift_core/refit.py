@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from lift_core.moves import Candidate, Situation, take_epochs, until_stale
 from lift_core.problem import BilevelProblem, Point, Split
+from lift_core.training import epoch_price
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,30 +23,39 @@ class Refit:
         splits: data: ``("train",)``, or ``("train", "direction")`` to use all that λ was tuned on.
         patience: epochs without a new best after which a refit stops.
         reach: multiples s; one refit each at ``λ + s d_λ``, where d_λ is the move's direction. Empty: at the move's λ.
+        all_in: whether the epochs are the price of the whole round: what its direction has spent, a Hessian product
+            counted as two gradients, is then taken off them, and the last epoch ends where the budget does.
 
     >>> Refit(epochs=8, splits=("train", "direction"), reach=(1.0, 2.0)).patience
     2
     """
 
-    epochs: int = 0
+    epochs: float = 0
     splits: tuple[Split, ...] = ("train",)
     patience: int = 2
     reach: tuple[float, ...] = ()
+    all_in: bool = False
 
     def __post_init__(self) -> None:
-        if self.epochs < 0:
-            raise ValueError(f"epochs: expected at least 0, got {self.epochs}")
+        if not 0 <= self.epochs < math.inf:
+            raise ValueError(f"epochs: expected a finite number of at least 0, got {self.epochs}")
         if self.patience < 1:
             raise ValueError(f"patience: expected at least 1, got {self.patience}")
         if not all(math.isfinite(multiple) for multiple in self.reach):
             raise ValueError(f"reach: expected finite multiples of the direction, got {self.reach}")
 
-    def best(self, problem: BilevelProblem, here: Situation, moved: Candidate) -> Candidate:
-        """The epoch of lowest selection loss of all refits; ``moved`` where none is wanted or λ has no direction."""
+    def best(self, problem: BilevelProblem, here: Situation, moved: Candidate, *, spent: float = 0.0) -> Candidate:
+        """The epoch of lowest selection loss of all refits; ``moved`` where none is wanted or λ has no direction.
+
+        Args:
+            spent: by the direction, in passes over the training split.
+        """
         if self.epochs == 0 or moved.d_hyper is None or (moved.label == "stay" and not self.reach):
             return moved
-        found = (epoch for label, point in self._starts(problem, here, moved)
-                 for epoch in self._epochs(problem, here, moved, label, point))  # fmt: skip
+        starts = list(self._starts(problem, here, moved))
+        taken_off = spent / epoch_price(problem, self.splits) / len(starts) if self.all_in else 0.0
+        found = (epoch for label, point in starts
+                 for epoch in self._epochs(problem, here, moved, label, point, self.epochs - taken_off))  # fmt: skip
         return min(found, key=lambda candidate: candidate.selection_loss, default=moved)
 
     def _starts(self, problem: BilevelProblem, here: Situation, moved: Candidate) -> Iterator[tuple[str, Point]]:
@@ -58,11 +68,9 @@ class Refit:
             yield f"refit at λ{multiple:+g}·d, ", Point(hyper, moved.training.point.weights)
 
     def _epochs(
-        self, problem: BilevelProblem, here: Situation, moved: Candidate, label: str, point: Point
+        self, problem: BilevelProblem, here: Situation, moved: Candidate, label: str, point: Point, count: float
     ) -> Iterator[Candidate]:
         training = replace(moved.training, point=point)
         start = replace(here, training=training, selection_loss=moved.selection_loss)
-        states = here.trainer.epochs(problem, training, seed=here.seed, splits=self.splits)
-        yield from until_stale(
-            take_epochs(problem, start, states, self.epochs, label), moved.selection_loss, self.patience
-        )
+        epochs = here.trainer.epochs(problem, training, seed=here.seed, splits=self.splits, count=count)
+        yield from until_stale(take_epochs(problem, start, epochs, label), moved.selection_loss, self.patience)

@@ -162,7 +162,7 @@ class LocalSearch:
         began = time.perf_counter()
         here = self._situation(problem, state.training, state.snapshots)
         moved, candidates = self.direction().best(problem, here)
-        refitted = self.refit.best(problem, here, moved)
+        refitted = self.refit.best(problem, here, moved, spent=problem.cost.differentiation)
         best = min((moved, refitted), key=lambda candidate: candidate.selection_loss)
         accepted = best.selection_loss < here.selection_loss
         before = state.steps[-1]["after"] if state.steps else _losses(problem, here.point, known=here.known)

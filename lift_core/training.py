@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from jaxtyping import Float64
@@ -14,6 +16,11 @@ from lift_core.problem import BilevelProblem, Point, Split
 
 _EPSILON = 1e-8
 """Adam's ε, torch's default."""
+
+
+def epoch_price(problem: BilevelProblem, splits: tuple[Split, ...]) -> float:
+    """Passes over the training split that one epoch on ``splits`` costs."""
+    return sum(problem.num_examples(split) for split in splits) / problem.num_examples("train")
 
 
 class TrainingDivergedError(ArithmeticError):
@@ -73,20 +80,29 @@ class Trainer:
         *,
         seed: int,
         splits: tuple[Split, ...] = ("train",),
+        share: float = 1.0,
         num_snapshots: int = 0,
     ) -> tuple[TrainingState, list[Tensor]]:
         """One pass over the batches of ``splits``; also returns evenly spaced snapshots of the weights on the way.
+
+        Args:
+            share: of the examples that are passed over, at most; where no batch fits, the state stays what it was.
 
         Raises:
             TrainingDivergedError: if the weights leave the finite numbers.
         """
         batches = [batch for split in splits for batch in problem.batches(split)]
-        order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed + 7919 * state.epochs))
+        generator = torch.Generator().manual_seed(seed + 7919 * state.epochs)
+        order = torch.randperm(len(batches), generator=generator).tolist()
+        sizes = list(accumulate(problem.batch_size(batches[index]) for index in order))
+        order = order[: bisect_right(sizes, share * sizes[-1] * (1 + 1e-9))]
+        if not order:
+            return state, []
         weights, optimizer = self._optimizer(state)
         average = state.point.weights.clone()
-        keep = {round(len(batches) * (i + 1) / num_snapshots) for i in range(num_snapshots)}
+        keep = {round(len(order) * (i + 1) / num_snapshots) for i in range(num_snapshots)}
         snapshots: list[Tensor] = []
-        for step, index in enumerate(order.tolist(), start=1):
+        for step, index in enumerate(order, start=1):
             here = Point(state.point.hyper, weights.detach())
             weights.grad = problem.training_gradient(here, [batches[index]])
             if problem.regularizer is not None:
@@ -104,7 +120,7 @@ class Trainer:
             Point(state.point.hyper, average),
             moments["exp_avg"],
             moments["exp_avg_sq"],
-            state.steps + len(batches),
+            state.steps + len(order),
             state.epochs + 1,
             weights.detach() if self.averaging else None,
         )
@@ -152,12 +168,23 @@ class Trainer:
         return state.first_moment / first / ((state.second_moment / second).sqrt() + _EPSILON)
 
     def epochs(
-        self, problem: BilevelProblem, state: TrainingState, *, seed: int, splits: tuple[Split, ...] = ("train",)
-    ) -> Iterator[TrainingState]:
-        """Endless epochs, each with the state after it."""
-        while True:
-            state, _ = self.epoch(problem, state, seed=seed, splits=splits)
-            yield state
+        self,
+        problem: BilevelProblem,
+        state: TrainingState,
+        *,
+        seed: int,
+        splits: tuple[Split, ...] = ("train",),
+        count: float = math.inf,
+    ) -> Iterator[tuple[float, TrainingState]]:
+        """``count`` epochs, the last one in part where that is no whole number; each end with the epochs up to it."""
+        done = 0.0
+        while count - done > 1e-9:
+            share = min(1.0, count - done)
+            before, (state, _) = state, self.epoch(problem, state, seed=seed, splits=splits, share=share)
+            if state is before:
+                return  # the rest is less than one batch
+            done += share
+            yield done, state
 
     def _memory(self, step: int) -> float:
         """``a_t``, the share of the average that step t keeps."""

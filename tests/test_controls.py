@@ -147,7 +147,7 @@ def test_halving_trains_on_where_it_pays_and_from_where_it_stopped() -> None:
     (winner,) = (epochs for epochs in trials.values() if len(epochs) == 60)
     start = replace(here.training, point=replace(here.point, hyper=winner[-1].training.point.hyper))
     states = here.trainer.epochs(problem, start, seed=here.seed, splits=move.splits)
-    *_, uninterrupted = islice(states, 60)
+    *_, (_, uninterrupted) = islice(states, 60)
     torch.testing.assert_close(winner[-1].training.point.weights, uninterrupted.point.weights, rtol=0, atol=0)
 
 
@@ -164,12 +164,12 @@ def test_halving_never_spends_more_than_its_budget(trials: int, epochs: int) -> 
 class Scripted(Trainer):
     """Trials whose selection losses are given, by the sign of their shift; NaN diverges."""
 
-    def epochs(self, problem, state, *, seed, splits=("train",)):
-        for loss in problem.script[float(state.point.hyper[0]) > 0]:
+    def epochs(self, problem, state, *, seed, splits=("train",), count=math.inf):
+        for done, loss in enumerate(problem.script[float(state.point.hyper[0]) > 0], start=1):
             if math.isnan(loss):
                 raise TrainingDivergedError
             state = replace(state, point=replace(state.point, weights=torch.full_like(state.point.weights, loss)))
-            yield state
+            yield float(done), state
 
 
 class Scores(Quadratic):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,12 +10,22 @@ import torch
 
 from lift_core import Candidate, GoldenSection, Point, Refit, SignGradient, Situation, TrustBox
 from lift_core.metering import Metered
-from lift_core.training import Trainer, TrainingState
+from lift_core.problem import Batch, Split
+from lift_core.training import Trainer, TrainingState, epoch_price
 from problems import Network
 
 PROBLEM = Network()
+BATCH = 35
 TRAINER = Trainer(learning_rate=1e-2)
 D_HYPER = torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=torch.float64)
+
+
+class ManyBatches(Network):
+    """Its splits in several batches each."""
+
+    def batches(self, split: Split) -> Sequence[Batch]:
+        (whole,) = super().batches(split)
+        return list(zip(*(part.split(BATCH) for part in whole), strict=True))
 
 
 def here_and_moved(loss: float = float("inf")) -> tuple[Situation, Candidate]:
@@ -26,8 +37,8 @@ def here_and_moved(loss: float = float("inf")) -> tuple[Situation, Candidate]:
 
 def trained(hyper: torch.Tensor, epochs: int) -> list[float]:
     state = TrainingState.fresh(Point(hyper, PROBLEM.initial_point().weights))
-    states = TRAINER.epochs(PROBLEM, state, seed=5)
-    return [PROBLEM.loss(next(states).point, "selection") for _ in range(epochs)]
+    states = TRAINER.epochs(PROBLEM, state, seed=5, count=epochs)
+    return [PROBLEM.loss(reached.point, "selection") for _, reached in states]
 
 
 def test_the_best_of_one_refit_for_each_multiple_is_kept() -> None:
@@ -62,6 +73,18 @@ def test_every_epoch_of_every_refit_is_paid_for() -> None:
     assert metered.cost.gradients == pytest.approx(3 * 2 * both)
 
 
+@pytest.mark.parametrize("reach", [(), (1.0,), (0.5, 1.0, 2.0)])
+@pytest.mark.parametrize("spent", [0.3, 1.7, 100.0])
+def test_all_in_refits_spend_what_the_direction_has_left_and_no_more(reach: tuple[float, ...], spent: float) -> None:
+    here, moved = here_and_moved()
+    metered, refits = Metered(ManyBatches()), max(1, len(reach))
+    both: tuple[Split, ...] = ("train", "direction")
+    Refit(epochs=3, splits=both, reach=reach, all_in=True, patience=9).best(metered, here, moved, spent=spent)
+    left = 3 * refits * epoch_price(PROBLEM, both) - spent
+    batch = BATCH / PROBLEM.num_examples("train")
+    assert max(0.0, left - refits * batch) - 1e-9 <= metered.cost.gradients <= max(0.0, left) + 1e-9
+
+
 def test_a_move_that_stays_is_refitted_only_where_λ_has_somewhere_to_go() -> None:
     here, moved = here_and_moved()
     stay = replace(moved, label="stay")
@@ -79,7 +102,12 @@ def test_a_move_that_does_not_help_keeps_its_direction_in_λ() -> None:
 
 @pytest.mark.parametrize(
     ("options", "match"),
-    [({"epochs": -1}, "epochs"), ({"patience": 0}, "patience"), ({"reach": (float("nan"),)}, "reach")],
+    [
+        ({"epochs": -1}, "epochs"),
+        ({"epochs": float("inf")}, "epochs"),
+        ({"patience": 0}, "patience"),
+        ({"reach": (float("nan"),)}, "reach"),
+    ],
 )
 def test_bad_options_are_named(options: dict, match: str) -> None:
     with pytest.raises(ValueError, match=match):

@@ -117,8 +117,13 @@ WarmupEpochs = Annotated[
     int | None, _flag("Epochs before the first LP.", default=RunSettings.warmup_epochs, panel=_STEPS)
 ]
 RefitEpochs = Annotated[
-    int | None, _flag("Epochs that verify a move at its new λ.", default=RunSettings.refit_epochs, panel=_STEPS)
+    float | None, _flag("Epochs that verify a move at its new λ.", default=RunSettings.refit_epochs, panel=_STEPS)
 ]
+RefitAllIn = Annotated[
+    bool | None,
+    _flag("Whether --refit-epochs are the price of a whole round: what its direction spent is taken off.",
+          "--refit-all-in/--refit-beside", default="refit-beside", panel=_STEPS),
+]  # fmt: skip
 RefitOn = Annotated[
     str | None, _flag("Data of the refit: train or train+direction.", default=RunSettings.refit_on, panel=_STEPS)
 ]

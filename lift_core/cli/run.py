@@ -59,6 +59,7 @@ def run(
     averaging: flags.Averaging = None,
     warmup_epochs: flags.WarmupEpochs = None,
     refit_epochs: flags.RefitEpochs = None,
+    refit_all_in: flags.RefitAllIn = None,
     refit_on: flags.RefitOn = None,
     refit_patience: flags.RefitPatience = None,
     refit_reach: flags.RefitReach = None,

@@ -65,7 +65,8 @@ class RunSettings:
     learning_rate: float = Trainer.learning_rate
     averaging: float = Trainer.averaging
     warmup_epochs: int = LocalSearch.warmup_epochs
-    refit_epochs: int = Refit.epochs
+    refit_epochs: float = Refit.epochs
+    refit_all_in: bool = Refit.all_in
     refit_on: RefitData = "train"
     refit_patience: int = Refit.patience
     refit_reach: tuple[float, ...] = Refit.reach
@@ -126,6 +127,7 @@ class RunSettings:
     def _refit(self) -> Refit:
         return Refit(
             epochs=self.refit_epochs,
+            all_in=self.refit_all_in,
             splits=("train", "direction") if self.refit_on == "train+direction" else ("train",),
             patience=self.refit_patience,
             reach=self.refit_reach,

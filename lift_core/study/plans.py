@@ -151,21 +151,26 @@ def ablations(seeds: range) -> Iterator[Cell]:
 def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
     """GPT-2 on WikiText-2: training share x tuned blocks x initial strength, L2-SP per tensor.
 
-    LiFT is the preset ``refit``, see `lift_core.presets`, but that strengths move tenfold, as they did when the plan
-    was fixed; the variant that goes as far as the searches is the preset itself.
+    LiFT is the preset ``refit``, see `lift_core.presets`.
 
     For the bundled model, pruned to what two cores can do: shares of 1, 5 and 25 % of the training articles; last, last
     two and all blocks; evaluation on parts of the validation and test articles. Another ``model`` gets 5, 25 and 100 %,
     its last block, whole splits and blocks of 1,024 tokens.
     """
     limits = {"direction": 27_000, "selection": 15_000, "test": 30_000}
-    refit: dict[str, Any] = {**PRESETS["refit"], "hyper_radius": math.log(10)}
+    refit: dict[str, Any] = dict(PRESETS["refit"])
     clamped: Settings = {"curvature_options": {**refit["curvature_options"], "definiteness": "clamped"}}
     variants: dict[str, Settings] = {
         "LiFT": {},
-        "two epochs of refit": {"refit_epochs": 2},
-        "λ + 4, as far as the searches": {"hyper_radius": 4.0},
-        "clamped, λ + 3 d": {**clamped, "weights_radius": 0.1, "hyper_radius": 3.0, "refit_reach": [3.0]},
+        "strengths move tenfold": {"hyper_radius": math.log(10)},
+        "three epochs beside the direction": {"refit_all_in": False},
+        "clamped, λ + 3 d": {
+            **clamped,
+            "weights_radius": 0.1,
+            "hyper_radius": 3.0,
+            "refit_reach": [3.0],
+            "refit_all_in": False,
+        },
         "move only, ρ = 0.01": {**_MOVE, "slack": [1e-2], "weights_radius": 0.1},
         "published recipe": _PUBLISHED,
     }

@@ -18,7 +18,7 @@ from lift_core.study.plans import Cell
 
 CELLS, CELL, CONFIG, RESULT, LOG = "cells", "cell.json", "config.json", "result.json", "log.txt"
 _OPTIONS = {"problem_options": "--set", "backend_options": "--backend-set", "curvature_options": "--curvature-set"}
-_SWITCHES = {"relative": ("--relative", "--absolute")}
+_SWITCHES = {"relative": ("--relative", "--absolute"), "refit_all_in": ("--refit-all-in", "--refit-beside")}
 
 
 @dataclass(frozen=True)
