@@ -26,7 +26,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "curvature_options": {"rank": 8, "num_probes": 1, "definiteness": "absolute", "share": ONE_BATCH},
             "slack": [0.0],
             "hyper_radius": 4.0,
-            "weights_radius": 100.0,
+            "weights_radius": 1e4,
             "relative": True,
             "controls_radius": 0.1,
             "averaging": 0.95,

@@ -20,7 +20,8 @@ _CLASSES = 10
 class DataCleaning(BilevelProblem):
     """``L_train = mean_i sigmoid(λ_i) ℓ_i(θ) + ½ ridge ‖θ‖²`` on digits, some of whose training labels are random.
 
-    ℓ is the cross-entropy of a linear softmax classifier (n = 650); F is the plain mean of ℓ over clean samples.
+    ℓ is the cross-entropy of a linear softmax classifier (n = 650); F is the plain mean of ℓ over clean samples. Where
+    training takes in other splits, their samples are clean and weigh one.
 
     Args:
         num_train: training samples, and hyperparameters.
@@ -70,9 +71,10 @@ class DataCleaning(BilevelProblem):
         labels[train] = torch.where(self.corrupted, random_labels, labels[train])
         inputs = torch.cat([table.inputs, torch.ones(len(labels), 1, dtype=torch.float64)], 1)
         self._num_inputs = inputs.shape[1]
-        self._batches: dict[Split, list[Batch]] = {
-            split: [(inputs[index], labels[index], torch.arange(len(index)))] for split, index in splits.items()
-        }
+        self._batches: dict[Split, list[Batch]] = {}
+        for split, index in splits.items():
+            samples = torch.arange(num_train) if split == "train" else torch.full_like(index, num_train)
+            self._batches[split] = [(inputs[index], labels[index], samples)]
         self.hyper_names = tuple(f"sample{i}" for i in range(num_train))
         self.hyper_lower = torch.full((num_train,), -10.0, dtype=torch.float64)
         self.hyper_upper = torch.full((num_train,), 10.0, dtype=torch.float64)
@@ -101,7 +103,8 @@ class DataCleaning(BilevelProblem):
         _, labels, samples = batch
         logits, weights = outputs.split([len(labels) * _CLASSES, self._num_inputs * _CLASSES])
         losses = cross_entropy(logits.view(-1, _CLASSES), labels, reduction="none")
-        return (hyper.sigmoid()[samples] * losses).mean() + self.ridge / 2 * (weights @ weights)
+        weights_of = torch.cat([hyper.sigmoid(), hyper.new_ones(1)])  # the last one is that of the other splits
+        return (weights_of[samples] * losses).mean() + self.ridge / 2 * (weights @ weights)
 
     def describe(self) -> str:
         sizes = [self.num_examples(split) for split in get_args(Split)]

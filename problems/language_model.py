@@ -32,7 +32,7 @@ from problems.parameter_oracles import BatchMean, Layout, gauss_newton, hessian,
 from problems.penalty import Penalty, build_regularizer, hyper_range
 from problems.text import TextDataset, four_splits, load_texts
 from problems.token_batches import TokenBatch, TokenBatches, checked_limits, token_blocks
-from problems.token_loss import TokenLoss
+from problems.token_loss import TokenLoss, WeightedLoss
 
 
 @dataclass(frozen=True)
@@ -228,6 +228,10 @@ class LanguageModel(BilevelProblem):
         """Mean cross-entropy of the predicted tokens."""
         return self._loss(self.named_weights(weights), batch)
 
+    def training_loss(self, hyper: Tensor, weights: Tensor, batch: TokenBatch) -> Float64[Tensor, ""]:
+        """The same, as training weighs it."""
+        return self._training(hyper)(self.named_weights(weights), batch)
+
     def outputs(self, weights: Tensor, batch: TokenBatch) -> Tensor:
         """Logits, (blocks, block_length - 1, vocabulary), in float32 or better."""
         return self._loss.logits(self.named_weights(weights), batch)
@@ -265,18 +269,20 @@ class LanguageModel(BilevelProblem):
             return float(self._mean(lambda batch: self._loss(named, batch), self.batches(split)))
 
     def upper_gradient(self, point: Point, split: Split = "direction") -> tuple[Tensor, Tensor]:
-        return torch.zeros_like(point.hyper), self._gradient(point, self.batches(split))
+        return torch.zeros_like(point.hyper), self._gradient(point, self.batches(split), self._loss)
 
     def training_gradient(self, point: Point, batches: Sequence[TokenBatch] | None = None) -> Float64[Tensor, " n"]:
-        return self._gradient(point, self.batches("train") if batches is None else batches)
+        chosen = self.batches("train") if batches is None else batches
+        return self._gradient(point, chosen, self._training(point.hyper))
 
     def training_hessian(self, point: Point, batches: Sequence[TokenBatch] | None = None) -> MatrixFree:
         mean = self._batch_mean(self.batches("train") if batches is None else batches)
-        return hessian(self._layout, point.weights, self._loss, mean, keep_bytes=self.keep_graphs)
+        return hessian(self._layout, point.weights, self._training(point.hyper), mean, keep_bytes=self.keep_graphs)
 
     def training_gauss_newton(self, point: Point, batches: Sequence[TokenBatch] | None = None) -> MatrixFree:
         mean = self._batch_mean(self.batches("train") if batches is None else batches)
-        return gauss_newton(self._layout, point.weights, *self._loss.convex_part(), mean, keep_bytes=self.keep_graphs)
+        parts = self._training(point.hyper).convex_part()
+        return gauss_newton(self._layout, point.weights, *parts, mean, keep_bytes=self.keep_graphs)
 
     def sampled(self, point: Point, batch: TokenBatch, generator: torch.Generator) -> TokenBatch:
         """The batch with every predicted token drawn from the model, its inputs being the text's own."""
@@ -293,14 +299,20 @@ class LanguageModel(BilevelProblem):
     ) -> tuple[Tensor, list[int]]:
         """Gradients of single blocks, in the network's precision, and their numbers of predicted tokens."""
         leaves, examples = self._layout.leaves(point.weights), list(islice(batch.examples(), limit))
+        loss = self._training(point.hyper)
         rows = torch.empty(len(examples), len(point.weights), dtype=self._layout.dtype, device=self.device)
         for row, one in zip(rows, examples, strict=True):
             row.zero_()
-            self._layout.add(row, torch.autograd.grad(self._loss(leaves, one), list(leaves.values())), 1.0)
+            self._layout.add(row, torch.autograd.grad(loss(leaves, one), list(leaves.values())), 1.0)
         return rows, [self.batch_size(one) for one in examples]
 
-    def _gradient(self, point: Point, batches: Sequence[TokenBatch]) -> Tensor:
-        return mean_gradient(self._layout, point.weights, self._loss, self._batch_mean(batches))
+    def _training(self, hyper: Tensor) -> TokenLoss | WeightedLoss:
+        """The loss that training lowers."""
+        del hyper
+        return self._loss
+
+    def _gradient(self, point: Point, batches: Sequence[TokenBatch], loss: TokenLoss | WeightedLoss) -> Tensor:
+        return mean_gradient(self._layout, point.weights, loss, self._batch_mean(batches))
 
     def _batch_mean(self, batches: Sequence[TokenBatch]) -> BatchMean:
         return BatchMean(batches, shares([self.batch_size(batch) for batch in batches]))

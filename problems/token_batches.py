@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, get_args, overload
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from lift_core.problem import Split
 from problems.text import SEPARATOR
 
 
+def article_tokens(articles: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """The tokens of each article, with the separator behind all but the last; they are tokenised in parallel."""
+    pieces = [article + SEPARATOR for article in articles[:-1]] + [articles[-1]]
+    return tokenizer(pieces, add_special_tokens=False, verbose=False)["input_ids"]
+
+
 def token_blocks(
     articles: Sequence[str], tokenizer: Any, *, block_length: int, max_tokens: int | None = None, split: str = ""
 ) -> Int64[Tensor, "blocks block_length"]:
     """Non-overlapping blocks of a split's articles, joined by a blank line; the last partial block is left out.
-
-    The articles are tokenised one by one, each with the separator behind it, which runs in parallel.
 
     Args:
         max_tokens: use at most so many tokens, from the first articles on.
@@ -28,10 +33,7 @@ def token_blocks(
     Raises:
         ValueError: if the text has less than one block.
     """
-    pieces = [article + SEPARATOR for article in articles[:-1]] + [articles[-1]]
-    ids: list[int] = []
-    for piece in tokenizer(pieces, add_special_tokens=False, verbose=False)["input_ids"]:
-        ids.extend(piece)
+    ids = list(chain.from_iterable(article_tokens(articles, tokenizer)))
     count = min(len(ids), len(ids) if max_tokens is None else max_tokens) // block_length
     if count == 0:
         raise ValueError(
@@ -64,11 +66,15 @@ class TokenBatch:
         ids: shape (blocks, block_length).
         inputs: the hidden states that enter the first tuned block, (blocks, block_length, width), or the ids.
         drawn: tokens to predict instead of the text's own.
+        articles: the number of the article that each block is from, where training weighs articles.
+        weights: factor of each block's losses; None: one.
     """
 
     ids: Int64[Tensor, "blocks length"]
     inputs: Tensor
     drawn: Int64[Tensor, "blocks length-1"] | None = None
+    articles: Int64[Tensor, " blocks"] | None = None
+    weights: Float64[Tensor, " blocks"] | None = None
 
     @property
     def targets(self) -> Int64[Tensor, "blocks length-1"]:
@@ -78,8 +84,12 @@ class TokenBatch:
     def examples(self) -> Iterator[TokenBatch]:
         """Batches of one block each."""
         for index in range(len(self.ids)):
-            row = slice(index, index + 1)
-            yield TokenBatch(self.ids[row], self.inputs[row], None if self.drawn is None else self.drawn[row])
+            yield self.rows(slice(index, index + 1))
+
+    def rows(self, chosen: slice | Bool[Tensor, " blocks"]) -> TokenBatch:
+        """The batch of some of the blocks."""
+        parts = {name: part[chosen] for name, part in vars(self).items() if part is not None}
+        return replace(self, **parts)
 
 
 class TokenBatches(Sequence[TokenBatch]):
@@ -90,8 +100,17 @@ class TokenBatches(Sequence[TokenBatch]):
     [[[0, 1], [2, 3]], [[4, 5]]]
     """
 
-    def __init__(self, ids: Tensor, size: int, inputs_of: Callable[[Tensor], Tensor], *, keep: bool) -> None:
+    def __init__(
+        self,
+        ids: Tensor,
+        size: int,
+        inputs_of: Callable[[Tensor], Tensor],
+        *,
+        keep: bool,
+        articles: Int64[Tensor, " blocks"] | None = None,
+    ) -> None:
         self._ids = ids.split(size)
+        self._articles = None if articles is None else articles.split(size)
         self._inputs_of, self._keep = inputs_of, keep
         self._kept: dict[int, TokenBatch] = {}
 
@@ -116,7 +135,8 @@ class TokenBatches(Sequence[TokenBatch]):
         if position in self._kept:
             return self._kept[position]
         ids = self._ids[position]
-        batch = TokenBatch(ids, self._inputs_of(ids))
+        articles = None if self._articles is None else self._articles[position]
+        batch = TokenBatch(ids, self._inputs_of(ids), articles=articles)
         if self._keep:
             self._kept[position] = batch
         return batch

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor, nn
 from torch.func import functional_call
 from transformers import GPT2LMHeadModel
@@ -17,7 +18,7 @@ from problems.token_batches import TokenBatch
 
 
 class TokenLoss:
-    """Mean cross-entropy of the predicted tokens of a batch.
+    """Mean cross-entropy of the predicted tokens of a batch, each times its block's weight if there are weights.
 
     With the GPT-2 architecture only what lies above the first tuned block runs, on hidden states that `below` computes
     once; a frozen head keeps no tensor of tokens x vocabulary; and the model's attention and activations are replaced
@@ -41,7 +42,7 @@ class TokenLoss:
     def __call__(self, named: Parameters, batch: TokenBatch) -> Tensor:
         if self._head is None:
             return self.of_logits(self.logits(named, batch), batch)
-        return head_loss(self._hidden(named, batch), self._head, batch.targets).double().mean()
+        return _mean(head_loss(self._hidden(named, batch), self._head, batch.targets), batch)
 
     def logits(self, named: Parameters, batch: TokenBatch) -> Tensor:
         """Of every predicted token, in float32 or better."""
@@ -51,7 +52,7 @@ class TokenLoss:
     def of_logits(self, logits: Tensor, batch: TokenBatch) -> Tensor:
         """The loss that belongs to these logits."""
         picked = logits.gather(-1, batch.targets[..., None])[..., 0]
-        return (logits.logsumexp(-1) - picked).double().mean()
+        return _mean(logits.logsumexp(-1) - picked, batch)
 
     def convex_part(
         self,
@@ -62,7 +63,7 @@ class TokenLoss:
             return self.logits, _curvature_in_logits
 
         def curvature_in_hidden(hidden: Tensor, direction: Tensor, batch: TokenBatch) -> Tensor:
-            return head_curvature(hidden, head, direction) / batch.targets.numel()
+            return head_curvature(hidden, head, direction) * _shares(batch).flatten()[:, None].to(hidden.dtype)
 
         return self._hidden, curvature_in_hidden
 
@@ -75,7 +76,41 @@ class TokenLoss:
         return functional_call(self._tail, inside, (batch.inputs,), options)
 
 
+class WeightedLoss:
+    """`TokenLoss` with the weight ``sigmoid(λ_a)`` for the blocks of article a; blocks of no article weigh one."""
+
+    def __init__(self, loss: TokenLoss, hyper: Float64[Tensor, " articles"]) -> None:
+        self._loss, self._weights = loss, hyper.sigmoid()
+
+    def __call__(self, named: Parameters, batch: TokenBatch) -> Tensor:
+        return self._loss(named, self._weighted(batch))
+
+    def convex_part(
+        self,
+    ) -> tuple[Callable[[Parameters, TokenBatch], Tensor], Callable[[Tensor, Tensor, TokenBatch], Tensor]]:
+        """As that of `TokenLoss`."""
+        outputs, curvature = self._loss.convex_part()
+        return outputs, lambda values, direction, batch: curvature(values, direction, self._weighted(batch))
+
+    def _weighted(self, batch: TokenBatch) -> TokenBatch:
+        return batch if batch.articles is None else replace(batch, weights=self._weights[batch.articles])
+
+
 def _curvature_in_logits(logits: Tensor, direction: Tensor, batch: TokenBatch) -> Tensor:
     probabilities = logits.softmax(-1)
     curved = probabilities * direction
-    return (curved - probabilities * curved.sum(-1, keepdim=True)) / batch.targets.numel()
+    return (curved - probabilities * curved.sum(-1, keepdim=True)) * _shares(batch)[..., None].to(logits.dtype)
+
+
+def _mean(losses: Tensor, batch: TokenBatch) -> Float64[Tensor, ""]:
+    """Of the losses of all tokens, in the order of the targets, times their weights."""
+    losses = losses.double()
+    return (
+        losses.mean() if batch.weights is None else (losses.view(batch.targets.shape) * batch.weights[:, None]).mean()
+    )
+
+
+def _shares(batch: TokenBatch) -> Float64[Tensor, "blocks length-1"]:
+    """What `_mean` multiplies each token's loss by."""
+    one = torch.ones(batch.targets.shape, dtype=torch.float64, device=batch.ids.device) / batch.targets.numel()
+    return one if batch.weights is None else one * batch.weights[:, None]

@@ -10,7 +10,7 @@ from itertools import product
 from types import MappingProxyType
 from typing import Any
 
-from lift_core.presets import PRESETS
+from lift_core.presets import ONE_BATCH, PRESETS
 
 Settings = Mapping[str, Any]
 
@@ -75,6 +75,8 @@ def _cells(setting: str, base: Settings, variants: Mapping[str, Settings], seeds
 _BOTH: Settings = {"refit_on": "train+direction"}
 _MOVE: Settings = {"refit_epochs": 0, "rounds": 1}
 _PUBLISHED: Settings = {"preset": "published", **_MOVE}
+_LIMITS: Settings = {"direction": 27_000, "selection": 15_000, "test": 30_000}
+"""Tokens for evaluation that two cores can afford."""
 
 
 def small(seeds: range) -> Iterator[Cell]:
@@ -157,7 +159,6 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
     two and all blocks; evaluation on parts of the validation and test articles. Another ``model`` gets 5, 25 and 100 %,
     its last block, whole splits and blocks of 1,024 tokens.
     """
-    limits = {"direction": 27_000, "selection": 15_000, "test": 30_000}
     refit: dict[str, Any] = dict(PRESETS["refit"])
     clamped: Settings = {"curvature_options": {**refit["curvature_options"], "definiteness": "clamped"}}
     variants: dict[str, Settings] = {
@@ -174,7 +175,7 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
         "move only, ρ = 0.01": {**_MOVE, "slack": [1e-2], "weights_radius": 0.1},
         "published recipe": _PUBLISHED,
     }
-    common: Settings = {"max_tokens": limits}
+    common: Settings = {"max_tokens": _LIMITS}
     if model is not None:
         common = {"model": model, "max_tokens": None, "block_length": 1024, "batch_blocks": 2}
     tuned: dict[str, Settings] = {"last block": {}}
@@ -191,8 +192,26 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
         yield from _cells(setting if model is None else f"{model}, {setting}", base, variants, seeds)
 
 
+def articles(seeds: range) -> Iterator[Cell]:
+    """The bundled GPT-2's last block with a weight per training article, half of which are corrupted.
+
+    LiFT is the preset ``refit``. Where the identity stands in for the Hessian, a weight goes where its article's gradient
+    points, with or against that of the direction data.
+    """
+    identity: Settings = {"curvature_options": {"rank": 1, "bulk": 1.0, "share": ONE_BATCH}}
+    variants: dict[str, Settings] = {
+        "LiFT": {},
+        "the identity for the Hessian": identity,
+        "published recipe": _PUBLISHED,
+    }
+    for share in (0.05, 0.25):
+        options = {"train_share": share, "max_tokens": _LIMITS}
+        base = {"problem": "noisy_wikitext2", "problem_options": options, **PRESETS["refit"]}
+        yield from _cells(f"last block, {share:.0%} of the articles, half of them noisy", base, variants, seeds)
+
+
 PLANS: Mapping[str, Callable[..., Iterator[Cell]]] = MappingProxyType(
-    {"small": small, "ablations": ablations, "language": language}
+    {"small": small, "ablations": ablations, "language": language, "articles": articles}
 )
 
 

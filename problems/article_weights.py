@@ -1,0 +1,179 @@
+"""Fine-tuning a language model on articles of unequal worth: one weight per training article."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, get_args
+
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor, nn
+
+from lift_core.curvature.guard import available_bytes
+from lift_core.operators import Dense, LinearOperator
+from lift_core.problem import Point, Split
+from problems.gpt2_wikitext2 import BUNDLED_MODEL, DEFAULT_MAX_TOKENS, Variant, wikitext2
+from problems.language_model import LanguageModel
+from problems.text import Part
+from problems.token_batches import TokenBatches, article_tokens
+from problems.token_loss import WeightedLoss
+
+_NO_STRENGTHS = ("regularizer", "regularize_by", "strength", "initial_strength", "strength_bounds")
+_BOUND = 10.0
+
+
+class ArticleWeights(LanguageModel):
+    """A causal language model whose training articles have a weight each, in place of a penalty.
+
+        f(λ, θ) = mean over the training tokens t of sigmoid(λ_a(t)) ℓ_t(θ),    a(t) the article that t is from
+
+    ℓ is the cross-entropy of the predicted token, F its plain mean over the direction (or selection, or test)
+    articles. Where training takes in other splits, their articles weigh one. Training articles are cut into blocks one
+    by one and lose their last partial block; those shorter than a block are left out.
+
+    Attributes:
+        corrupted: which of the training articles were corrupted.
+
+    Reference: Franceschi et al. (2017), Forward and reverse gradient-based hyperparameter optimization, section 5.1,
+    for weights of single samples.
+    """
+
+    name: ClassVar[str] = "article_weights"
+    hyper_in_training = True
+
+    def __init__(self, *, corrupted_share: float = 0.0, replaced_share: float = 0.5, **options: Any) -> None:
+        """Load the model, split, tokenise and corrupt the articles.
+
+        Args:
+            corrupted_share: share of the training articles that are corrupted, drawn by the seed, to have something to
+                find.
+            replaced_share: share of a corrupted article's tokens that are replaced, each by one drawn from the same
+                article.
+            options: of `LanguageModel`, but for those of its penalty.
+
+        Raises:
+            ValueError: if an argument does not fit; see the message.
+        """
+        for name, share in (("corrupted_share", corrupted_share), ("replaced_share", replaced_share)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name}: expected a number from 0 to 1, got {share}")
+        for name in _NO_STRENGTHS:
+            if name in options:
+                raise ValueError(f"{name}: expected none, as the only hyperparameters are weights of articles")
+        self._noise = (corrupted_share, replaced_share, int(options.get("seed", 0)))
+        super().__init__(**options)
+
+    def _regularize(self) -> None:
+        self.regularizer = None
+        self._cut_articles()
+        p = len(self.corrupted)
+        self.hyper_names = tuple(f"article {number}" for number in range(p))
+        self._initial_hyper = self._start.new_zeros(p)
+        self.hyper_lower, self.hyper_upper = (self._start.new_full((p,), bound) for bound in (-_BOUND, _BOUND))
+
+    def _cut_articles(self) -> None:
+        """Blocks of the training articles that are long enough for one, and the number of each block's article."""
+        corrupted_share, replaced_share, seed = self._noise
+        pieces = [torch.tensor(ids) for ids in article_tokens(self.articles["train"], self.tokenizer)]
+        counts = [len(piece) // self.block_length for piece in pieces]
+        long_enough = [piece[: n * self.block_length] for piece, n in zip(pieces, counts, strict=True) if n]
+        if not long_enough:
+            raise ValueError(f"block_length: no training article has a block of {self.block_length} tokens")
+        generator = torch.Generator().manual_seed(seed + 1)
+        rank = torch.randperm(len(long_enough), generator=generator)
+        self.corrupted: Bool[Tensor, " p"] = rank < round(corrupted_share * len(long_enough))
+        noisy = [
+            _with_replacements(piece, replaced_share, generator) if corrupt else piece
+            for piece, corrupt in zip(long_enough, self.corrupted.tolist(), strict=True)
+        ]
+        numbers = torch.arange(len(noisy)).repeat_interleave(torch.tensor([n for n in counts if n]))
+        limit = self.max_tokens.get("train", len(numbers) * self.block_length) // self.block_length
+        if limit == 0:
+            raise ValueError(f"max_tokens: expected at least a block of {self.block_length} tokens for train")
+        blocks = torch.cat(noisy).view(-1, self.block_length)[:limit]
+        self._train_blocks = (self._in_vocabulary(blocks), numbers[:limit].to(self.device))
+
+    def batches(self, split: Split) -> TokenBatches:
+        if split == "train" and split not in self._batches:
+            blocks, numbers = self._train_blocks
+            self._batches[split] = TokenBatches(
+                blocks, self.batch_blocks, self._loss.below, keep=self.keep_inputs, articles=numbers
+            )
+        return super().batches(split)
+
+    def describe(self) -> str:
+        return f"{super().describe()}, corrupted and replaced shares and seed {self._noise}"
+
+    def training_mixed(self, point: Point) -> LinearOperator:
+        """Column a is ``sigmoid'(λ_a)`` times the gradient of what article a adds to the mean of ℓ.
+
+        Raises:
+            ValueError: if the n x p matrix does not fit in memory.
+        """
+        n, p = len(point.weights), len(point.hyper)
+        if 8 * n * p > (free := available_bytes(self.device)):
+            raise ValueError(
+                f"train_share: the mixed partial of {n:,} weights and {p:,} articles needs {8 * n * p / 2**30:.3g} GiB, "
+                f"more than {free / 2**30:.3g} GiB free; take fewer articles, or tune fewer weights"
+            )
+        columns = torch.zeros(p, n, dtype=torch.float64, device=self.device)
+        leaves, weight = self._layout.leaves(point.weights), point.hyper.sigmoid()
+        slope = (weight * (1 - weight)).tolist()
+        for batch, share in self._batch_mean(self.batches("train")):
+            assert batch.articles is not None  # `batches` gives them to the training split
+            for article in batch.articles.unique().tolist():
+                rows = batch.rows(batch.articles == article)
+                parts = torch.autograd.grad(
+                    self._loss(leaves, rows), list(leaves.values()), allow_unused=True, materialize_grads=True
+                )
+                self._layout.add(columns[article], parts, slope[article] * share * len(rows.ids) / len(batch.ids))
+        return Dense(columns.T)
+
+    def _training(self, hyper: Float64[Tensor, " p"]) -> WeightedLoss:
+        return WeightedLoss(self._loss, hyper)
+
+
+class NoisyWikiText2(ArticleWeights):
+    """GPT-2, by default the bundled one, on WikiText-2; in half of the training articles half of the tokens are wrong.
+
+    Args:
+        model: hub name such as ``"gpt2"``, folder, or object; the tokenizer is the model's own.
+        variant, train_share, block_length, max_tokens: see `GPT2WikiText2`.
+        corrupted_share: of the training articles; see `ArticleWeights`, which takes all further options.
+
+    >>> problem = NoisyWikiText2(train_share=0.01, device="cpu")
+    >>> len(problem.hyper_names), int(problem.corrupted.sum())
+    (6, 3)
+    """
+
+    name: ClassVar[str] = "noisy_wikitext2"
+    suggested_search: ClassVar[Mapping[str, object]] = MappingProxyType({"backend_options": {"rtol": 1e-4}})
+
+    def __init__(
+        self,
+        *,
+        model: str | Path | nn.Module = BUNDLED_MODEL,
+        variant: Variant = "tokens",
+        train_share: float = 0.05,
+        block_length: int = 256,
+        max_tokens: Mapping[Split, int] | None = DEFAULT_MAX_TOKENS,
+        corrupted_share: float = 0.5,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            model=model,
+            texts={part: wikitext2(part, variant) for part in get_args(Part)},
+            train_share=train_share,
+            block_length=block_length,
+            max_tokens=max_tokens,
+            corrupted_share=corrupted_share,
+            **options,
+        )
+
+
+def _with_replacements(tokens: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Some tokens replaced by others of the same text."""
+    others = tokens[torch.randint(len(tokens), (len(tokens),), generator=generator)]
+    return torch.where(torch.rand(len(tokens), generator=generator) < share, others, tokens)
