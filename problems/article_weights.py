@@ -115,7 +115,7 @@ class ArticleWeights(LanguageModel):
         n, p = len(point.weights), len(point.hyper)
         if 8 * n * p > (free := available_bytes(self.device)):
             raise ValueError(
-                f"train_share: the mixed partial of {n:,} weights and {p:,} articles needs {8 * n * p / 2**30:.3g} GiB, "
+                f"train_share: the mixed partial of {n:,} weights, {p:,} articles needs {8 * n * p / 2**30:.3g} GiB, "
                 f"more than {free / 2**30:.3g} GiB free; take fewer articles, or tune fewer weights"
             )
         columns = torch.zeros(p, n, dtype=torch.float64, device=self.device)

@@ -237,8 +237,8 @@ class LanguageModel(BilevelProblem):
         return self._loss.logits(self.named_weights(weights), batch)
 
     def output_loss(self, hyper: Tensor, outputs: Tensor, batch: TokenBatch) -> Float64[Tensor, ""]:
-        """Mean cross-entropy of the predicted tokens from their logits."""
-        return self._loss.of_logits(outputs, batch)
+        """The training loss from the logits of the predicted tokens."""
+        return self._training(hyper).of_logits(outputs, batch)
 
     def metric(self, loss: float) -> float:
         """Perplexity."""

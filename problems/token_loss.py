@@ -85,6 +85,10 @@ class WeightedLoss:
     def __call__(self, named: Parameters, batch: TokenBatch) -> Tensor:
         return self._loss(named, self._weighted(batch))
 
+    def of_logits(self, logits: Tensor, batch: TokenBatch) -> Tensor:
+        """As that of `TokenLoss`."""
+        return self._loss.of_logits(logits, self._weighted(batch))
+
     def convex_part(
         self,
     ) -> tuple[Callable[[Parameters, TokenBatch], Tensor], Callable[[Tensor, Tensor, TokenBatch], Tensor]]:

@@ -195,8 +195,8 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
 def articles(seeds: range) -> Iterator[Cell]:
     """The bundled GPT-2's last block with a weight per training article, half of which are corrupted.
 
-    LiFT is the preset ``refit``. Where the identity stands in for the Hessian, a weight goes where its article's gradient
-    points, with or against that of the direction data.
+    LiFT is the preset ``refit``. Where the identity stands in for the Hessian, a weight goes where the gradient of its
+    article points, with or against that of the direction data.
     """
     identity: Settings = {"curvature_options": {"rank": 1, "bulk": 1.0, "share": ONE_BATCH}}
     variants: dict[str, Settings] = {
