@@ -262,7 +262,7 @@ class ImplicitDescent(Move):
     name: str = "implicit differentiation"
 
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
-        linearized = epoch_price(problem, ("direction",)) + float(problem.hyper_in_training)
+        linearized = epoch_price(problem, ("direction",)) + problem.mixed_passes
         spent = linearized + 2 * self.iterations * self.share + self.inner_epochs
         count = max(1, math.floor(min(self.max_steps, here.budget / spent)))
         hyper = here.point.hyper.clone().requires_grad_()

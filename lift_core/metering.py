@@ -91,8 +91,12 @@ class Metered(BilevelProblem):
         self._spend(Cost(gradients=1.0 if batches is None else self._share(batches)))
         return self.inner.training_gradient(point, batches)
 
+    @property
+    def mixed_passes(self) -> float:
+        return self.inner.mixed_passes
+
     def mixed(self, point: Point) -> LinearOperator:
-        self._spend(Cost(gradients=1.0 if self.hyper_in_training else 0.0))
+        self._spend(Cost(gradients=self.mixed_passes))
         return self.inner.mixed(point)
 
     def training_hessian(self, point: Point, batches: Sequence[Batch] | None = None) -> LinearOperator:

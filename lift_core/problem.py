@@ -192,6 +192,11 @@ class BilevelProblem(ABC):
         data = self.training_gradient(point, batches)
         return data if self.regularizer is None else data + self.regularizer.gradient(point.hyper, point.weights)
 
+    @property
+    def mixed_passes(self) -> float:
+        """Passes over the training split that `mixed` costs."""
+        return float(self.hyper_in_training)
+
     def mixed(self, point: Point) -> LinearOperator:
         """``J = ∇²_θλ f``, n x p: the regulariser's closed form plus, if λ enters it, that of the training loss."""
         parts: list[LinearOperator] = []

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, get_args
 
 import torch
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor, nn
 
 from lift_core.curvature.guard import available_bytes
@@ -17,7 +17,7 @@ from lift_core.problem import Point, Split
 from problems.gpt2_wikitext2 import BUNDLED_MODEL, DEFAULT_MAX_TOKENS, Variant, wikitext2
 from problems.language_model import LanguageModel
 from problems.text import Part
-from problems.token_batches import TokenBatches, article_tokens
+from problems.token_batches import TokenBatch, TokenBatches, article_tokens
 from problems.token_loss import WeightedLoss
 
 _NO_STRENGTHS = ("regularizer", "regularize_by", "strength", "initial_strength", "strength_bounds")
@@ -43,7 +43,14 @@ class ArticleWeights(LanguageModel):
     name: ClassVar[str] = "article_weights"
     hyper_in_training = True
 
-    def __init__(self, *, corrupted_share: float = 0.0, replaced_share: float = 0.5, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        corrupted_share: float = 0.0,
+        replaced_share: float = 0.5,
+        sampled_blocks: int | None = None,
+        **options: Any,
+    ) -> None:
         """Load the model, split, tokenise and corrupt the articles.
 
         Args:
@@ -51,6 +58,7 @@ class ArticleWeights(LanguageModel):
                 find.
             replaced_share: share of a corrupted article's tokens that are replaced, each by one drawn from the same
                 article.
+            sampled_blocks: blocks, evenly spaced, that stand for an article in the mixed partial; None: all of them.
             options: of `LanguageModel`, but for those of its penalty.
 
         Raises:
@@ -59,6 +67,9 @@ class ArticleWeights(LanguageModel):
         for name, share in (("corrupted_share", corrupted_share), ("replaced_share", replaced_share)):
             if not 0 <= share <= 1:
                 raise ValueError(f"{name}: expected a number from 0 to 1, got {share}")
+        if sampled_blocks is not None and sampled_blocks < 1:
+            raise ValueError(f"sampled_blocks: expected at least 1, or None for all, got {sampled_blocks}")
+        self.sampled_blocks = sampled_blocks
         for name in _NO_STRENGTHS:
             if name in options:
                 raise ValueError(f"{name}: expected none, as the only hyperparameters are weights of articles")
@@ -106,8 +117,23 @@ class ArticleWeights(LanguageModel):
     def describe(self) -> str:
         return f"{super().describe()}, corrupted and replaced shares and seed {self._noise}"
 
+    @property
+    def mixed_passes(self) -> float:
+        """The share of the training blocks that stand for their articles."""
+        return sum(len(rows) for rows in self._samples().values()) / len(self._train_blocks[0])
+
+    def _samples(self) -> dict[int, Int64[Tensor, " blocks"]]:
+        """The blocks that stand for each article."""
+        numbers = self._train_blocks[1]
+        found: dict[int, Int64[Tensor, " blocks"]] = {}
+        for article in numbers.unique().tolist():
+            rows = (numbers == article).nonzero()[:, 0]
+            count = min(len(rows), self.sampled_blocks or len(rows))
+            found[article] = rows[torch.linspace(0, len(rows) - 1, count).round().long()]
+        return found
+
     def training_mixed(self, point: Point) -> LinearOperator:
-        """Column a is ``sigmoid'(λ_a)`` times the gradient of what article a adds to the mean of ℓ.
+        """Column a is ``sigmoid'(λ_a)`` times the gradient of what article a adds to the mean of ℓ, or its estimate.
 
         Raises:
             ValueError: if the n x p matrix does not fit in memory.
@@ -121,14 +147,15 @@ class ArticleWeights(LanguageModel):
         columns = torch.zeros(p, n, dtype=torch.float64, device=self.device)
         leaves, weight = self._layout.leaves(point.weights), point.hyper.sigmoid()
         slope = (weight * (1 - weight)).tolist()
-        for batch, share in self._batch_mean(self.batches("train")):
-            assert batch.articles is not None  # `batches` gives them to the training split
-            for article in batch.articles.unique().tolist():
-                rows = batch.rows(batch.articles == article)
+        blocks, numbers = self._train_blocks
+        for article, chosen in self._samples().items():
+            share = float((numbers == article).double().mean())
+            for rows in chosen.split(self.batch_blocks):
+                batch = TokenBatch(blocks[rows], self._loss.below(blocks[rows]))
                 parts = torch.autograd.grad(
-                    self._loss(leaves, rows), list(leaves.values()), allow_unused=True, materialize_grads=True
+                    self._loss(leaves, batch), list(leaves.values()), allow_unused=True, materialize_grads=True
                 )
-                self._layout.add(columns[article], parts, slope[article] * share * len(rows.ids) / len(batch.ids))
+                self._layout.add(columns[article], parts, slope[article] * share * len(rows) / len(chosen))
         return Dense(columns.T)
 
     def _training(self, hyper: Float64[Tensor, " p"]) -> WeightedLoss:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from lift_core.metering import Metered
 from lift_core.problem import Point
+from lift_core.selection import Restricted
 from lift_core.testing.problems import check_problem
 from problems.article_weights import ArticleWeights, NoisyWikiText2
 from tests.tiny_language import article, tiny_gpt2, tiny_texts, tiny_tokenizer
@@ -89,6 +91,24 @@ def test_the_mixed_partial_has_the_gradients_of_the_articles_as_columns() -> Non
     torch.testing.assert_close(problem.mixed(point).to_dense(), expected, rtol=1e-9, atol=1e-12)
 
 
+def test_some_blocks_may_stand_for_their_article() -> None:
+    options = {"texts": tiny_texts() | {"train": [article(1, 8 * 7), article(2, 8)]}}
+    whole, sampled = tiny_articles(**options), tiny_articles(**options, sampled_blocks=3)
+    point = at(whole, 0.3, -0.2)
+    assert (whole.mixed_passes, sampled.mixed_passes) == (1.0, 4 / 8)
+    metered = Metered(sampled)
+    ours, exact = metered.mixed(point).to_dense(), whole.mixed(point).to_dense()
+    assert metered.cost.gradients == 4 / 8
+    blocks = whole.batches("train")[0].ids[[0, 3]], whole.batches("train")[1].ids[[2]]
+    leaves = whole.named_weights(point.weights.clone().requires_grad_())
+    chosen = replace(whole.batches("direction")[0], ids=torch.cat(blocks), inputs=whole._loss.below(torch.cat(blocks)))
+    parts = torch.autograd.grad(whole._loss(leaves, chosen), list(leaves.values()))
+    weight = point.hyper.sigmoid()[0]
+    expected = weight * (1 - weight) * 7 / 8 * torch.cat([part.flatten() for part in parts])
+    torch.testing.assert_close(ours[:, 0], expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(ours[:, 1], exact[:, 1], rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["training_hessian", "training_gauss_newton"])
 @pytest.mark.parametrize("trainable", ["*.1.ln_1.*", "*.ln_f.*"])
 def test_curvature_is_the_weighted_mean_of_that_of_the_articles(name: str, trainable: str) -> None:
@@ -140,6 +160,7 @@ def test_the_first_tokens_of_the_training_split_may_be_all() -> None:
     [
         ({"corrupted_share": 1.5}, "corrupted_share: expected a number from 0 to 1, got 1.5"),
         ({"replaced_share": -0.5}, "replaced_share: expected a number from 0 to 1, got -0.5"),
+        ({"sampled_blocks": 0}, "sampled_blocks: expected at least 1, or None for all, got 0"),
         ({"initial_strength": 0.1}, "initial_strength: expected none"),
         ({"block_length": 16, "texts": tiny_texts() | {"train": [article(1, 10)]}}, "no training article has a block"),
         ({"max_tokens": {"train": 7}}, "max_tokens: expected at least a block of 8 tokens for train"),
@@ -168,3 +189,7 @@ def test_corrupted_articles_of_wikitext_help_the_direction_data_least() -> None:
     assert problem.cost.gradients == pytest.approx(
         1.0 + problem.num_examples("direction") / problem.num_examples("train")
     )
+
+
+def test_a_restricted_problem_keeps_the_contract() -> None:
+    check_problem(Restricted(tiny_articles(), torch.arange(0, 64, 3)))

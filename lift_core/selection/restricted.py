@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from lift_core.operators import LinearOperator, MatrixFree
+from lift_core.operators import Dense, LinearOperator, MatrixFree
 from lift_core.problem import Batch, BilevelProblem, Point, Split
 
 
@@ -112,6 +112,13 @@ class Restricted(BilevelProblem):
 
     def training_gauss_newton(self, point: Point, batches: Sequence[Batch] | None = None) -> LinearOperator:
         return self._block(self.inner.training_gauss_newton(self.full(point), batches))
+
+    @property
+    def mixed_passes(self) -> float:
+        return self.inner.mixed_passes
+
+    def training_mixed(self, point: Point) -> LinearOperator:
+        return Dense(self.inner.training_mixed(self.full(point)).to_dense()[self.index][:, self._kept])
 
     def _block(self, operator: LinearOperator) -> MatrixFree:
         """``A[index, index]``."""

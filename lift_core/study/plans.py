@@ -205,7 +205,7 @@ def articles(seeds: range) -> Iterator[Cell]:
         "published recipe": _PUBLISHED,
     }
     for share in (0.05, 0.25):
-        options = {"train_share": share, "max_tokens": _LIMITS}
+        options = {"train_share": share, "max_tokens": _LIMITS, "sampled_blocks": 4}
         base = {"problem": "noisy_wikitext2", "problem_options": options, **PRESETS["refit"]}
         yield from _cells(f"last block, {share:.0%} of the articles, half of them noisy", base, variants, seeds)
 
