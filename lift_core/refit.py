@@ -52,11 +52,15 @@ class Refit:
         """
         if self.epochs == 0 or moved.d_hyper is None or (moved.label == "stay" and not self.reach):
             return moved
-        starts = list(self._starts(problem, here, moved))
-        taken_off = spent / epoch_price(problem, self.splits) / len(starts) if self.all_in else 0.0
+        budget, starts = self.budget(problem), list(self._starts(problem, here, moved))
+        left = math.inf if budget is None else (budget - spent) / epoch_price(problem, self.splits) / len(starts)
         found = (epoch for label, point in starts
-                 for epoch in self._epochs(problem, here, moved, label, point, self.epochs - taken_off))  # fmt: skip
+                 for epoch in self._epochs(problem, here, moved, label, point, min(self.epochs, left)))  # fmt: skip
         return min(found, key=lambda candidate: candidate.selection_loss, default=moved)
+
+    def budget(self, problem: BilevelProblem) -> float | None:
+        """Passes over the training split that a direction and its refits may cost together; None: no such limit."""
+        return self.epochs * max(1, len(self.reach)) * epoch_price(problem, self.splits) if self.all_in else None
 
     def _starts(self, problem: BilevelProblem, here: Situation, moved: Candidate) -> Iterator[tuple[str, Point]]:
         assert moved.d_hyper is not None  # `best` has looked

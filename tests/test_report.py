@@ -183,6 +183,21 @@ def test_what_a_reader_must_know_is_said(document: dict[str, Any], path: str, va
     assert not find_warnings(document | quiet | {"methods": [{"method": "a"} | fine, {"method": "b"} | fine]})
 
 
+def test_what_keeps_a_refit_from_its_work_is_said(document: dict[str, Any]) -> None:
+    changed = change(document, "search.refit_budget", 0.5)
+    changed["steps"][0]["refit_curve"] = []
+    changed["steps"][0]["cost"] = {"evaluations": 9.0, "gradients": 0.4, "hvps": 0.1}
+    (sentence,) = (warning for warning in find_warnings(changed) if "No refit" in warning)
+    assert sentence.startswith("No refit after 1 of 2 directions: they cost up to 0.6 gradients")
+    assert not any("No refit" in warning for warning in find_warnings(change(changed, "search.refit_budget", None)))
+    held = change(document, "steps.0.candidates.0.weights_on_box", 0.01)
+    assert not any("trust box" in warning for warning in find_warnings(held))
+    held = change(held, "search.refit_reach", [1.0])
+    held["steps"][1]["candidates"][0]["weights_on_box"] = 0.0
+    (sentence,) = (warning for warning in find_warnings(held) if "trust box" in warning)
+    assert sentence.startswith("At round 1 ρ=0 some weights")
+
+
 def test_a_program_without_a_point_is_not_said_to_have_a_direction(document: dict[str, Any]) -> None:
     changed = change(document, "steps.0.candidates.0.lp_status", "INFEASIBLE")
     changed = change(changed, "steps.0.candidates.0.lp_objective", None)

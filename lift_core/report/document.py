@@ -32,7 +32,7 @@ def report_document(
     """
     document = result.to_json() | {
         "problem": _describe_problem(problem),
-        "search": _describe_search(search),
+        "search": _describe_search(search, problem),
         "settings": dict(settings or {}),
         "versions": {"lift-bilevel": lift_version(), "torch": torch.__version__},
         "hyper": _hyper_rows(result, problem),
@@ -71,7 +71,7 @@ def _describe_problem(problem: BilevelProblem) -> Facts:
     }
 
 
-def _describe_search(search: LocalSearch) -> Facts:
+def _describe_search(search: LocalSearch, problem: BilevelProblem) -> Facts:
     curvature: CurvatureModel = search.curvature
     return {
         "backend": search.backend.name,
@@ -80,6 +80,8 @@ def _describe_search(search: LocalSearch) -> Facts:
         "definiteness": curvature.definiteness,
         "curvature_share": curvature.share,
         "warmup_epochs": search.warmup_epochs,
+        "refit_budget": search.refit.budget(problem),
+        "refit_reach": list(search.refit.reach),
         "description": repr(search),
     }
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from lift_core.metering import Cost
+
 Document = Mapping[str, Any]
 NEAR_ZERO = 1e-3
 """Slack ratios up to here ask for training optimality in earnest, so curvature must be trustworthy."""
@@ -95,6 +97,33 @@ def _far_from_trained(document: Document) -> Iterator[str]:
         )
 
 
+def _nothing_left(document: Document) -> Iterator[str]:
+    """Only where direction and refit share a budget."""
+    budget = document["search"]["refit_budget"]
+    spent = [Cost(**step["cost"]).differentiation for step in document["steps"] if not step["refit_curve"]]
+    over = [cost for cost in spent if budget is not None and cost >= budget > 0]
+    if over:
+        yield (
+            f"No refit after {len(over)} of {len(document['steps'])} directions: they cost up to {max(over):.3g} "
+            f"gradients, a product counted as two, and --refit-all-in leaves {budget:.3g} for both. Raise "
+            "--refit-epochs, or take curvature from fewer batches."
+        )
+
+
+def _held_back(document: Document) -> Iterator[str]:
+    """Where λ alone is what a refit takes from the LP, the box on θ must not decide it."""
+    if not document["search"]["refit_reach"]:
+        return
+    solves = [(number, c) for number, step in enumerate(document["steps"], start=1) for c in step["candidates"]]
+    held = [(number, c) for number, c in solves if c["slack"] == 0 and c["weights_on_box"]]
+    if held:
+        where = "; ".join(f"round {number} {candidate['label']}" for number, candidate in held)
+        yield (
+            f"At {where} some weights reach the trust box, which then decides the direction of λ along with the "
+            "hypergradient. Raise --weights-radius until none do."
+        )
+
+
 def _is_tight(candidate: Document) -> bool:
     """Whether the slack is so small a ratio that training optimality binds; an absolute δ says nothing of it."""
     return candidate["slack"] is not None and candidate["slack"] <= NEAR_ZERO
@@ -115,4 +144,6 @@ _CHECKS: tuple[Callable[[Document], Iterator[str]], ...] = (
     _lp_statuses,
     _negative_curvature,
     _far_from_trained,
+    _nothing_left,
+    _held_back,
 )
