@@ -128,7 +128,7 @@ class HyperSearch(Move, ABC):
         shifts = self.shifts(len(here.point.hyper), here.seed)
         shift = next(shifts)
         for number in range(1, self.trials + 1):
-            hyper = (here.point.hyper + shift).clamp(problem.hyper_lower, problem.hyper_upper)
+            hyper = (here.point.hyper + shift.to(here.point.hyper)).clamp(problem.hyper_lower, problem.hyper_upper)
             start = replace(here.training, point=Point(hyper, here.point.weights))
             label = f"{self.label(number, shift)}, "
             epochs = here.trainer.epochs(problem, start, seed=here.seed, splits=self.splits, count=count)

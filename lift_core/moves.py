@@ -276,7 +276,9 @@ def take_epochs(
     for done, state in epochs:
         loss = problem.loss(state.point, "selection")
         curve.append((done, loss))
-        yield Candidate(f"{label}epoch {done:.3g}", state, loss if math.isfinite(loss) else math.inf, tuple(curve))
+        yield Candidate(
+            f"{label}epoch {round(done, 2):g}", state, loss if math.isfinite(loss) else math.inf, tuple(curve)
+        )
 
 
 def until_stale(epochs: Iterator[Candidate], best: float, patience: int) -> Iterator[Candidate]:

@@ -43,11 +43,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 SR1 from warm-up snapshots, a random hundredth of the rows, δ = 1e-4, the box ±1, directions of unit norm, golden
 section.
 
-``refit``: for language models with a log strength per tensor, the LiFT of `docs/results.md`. λ's direction d comes from
-the LP at ρ = 0, where only p numbers are fitted to the direction data, and the weights from a refit on train +
-direction data at λ + d, where a strength is e⁴ times as large or as small: as far as the searches among the controls
-go. Direction and refit together cost three epochs on that data, and controls that train on it get three. The box on θ
-is too wide to bind, that of the gradient controls a tenth of each tensor's size. Curvature comes from one training
+``refit``: for language models with a log strength per tensor or a weight per article, the LiFT of `docs/results.md`.
+λ's direction d comes from the LP at ρ = 0, where only p numbers are fitted to the direction data, and the weights from
+a refit on train + direction data at λ + d, where a strength is e⁴ times as large or as small: as far as the searches
+among the controls go. Direction and refit together cost three epochs on that data, evaluations aside. The box on θ is
+too wide to bind, that of the gradient controls a tenth of each tensor's size. Curvature comes from one training
 batch; negative eigenvalues count by their size: λ's direction then depends less on the batch than with those set to
 zero (``benchmarks/hypergradient_signs.py``).
 """

@@ -23,8 +23,8 @@ class Refit:
         splits: data: ``("train",)``, or ``("train", "direction")`` to use all that λ was tuned on.
         patience: epochs without a new best after which a refit stops.
         reach: multiples s; one refit each at ``λ + s d_λ``, where d_λ is the move's direction. Empty: at the move's λ.
-        all_in: whether the epochs are the price of the whole round: what its direction has spent, a Hessian product
-            counted as two gradients, is then taken off them, and the last epoch ends where the budget does.
+        all_in: whether the epochs are the price of the whole round, evaluations aside: what its direction has spent, a
+            Hessian product counted as two gradients, is then taken off them, and the last epoch ends where they do.
 
     >>> Refit(epochs=8, splits=("train", "direction"), reach=(1.0, 2.0)).patience
     2

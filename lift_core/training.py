@@ -23,6 +23,12 @@ def epoch_price(problem: BilevelProblem, splits: tuple[Split, ...]) -> float:
     return sum(problem.num_examples(split) for split in splits) / problem.num_examples("train")
 
 
+def _order(sizes: list[int], seed: int, share: float) -> list[int]:
+    """Positions of the batches, shuffled, until the next one would exceed the share of all examples."""
+    order = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed)).tolist()
+    return order[: bisect_right(list(accumulate(sizes[at] for at in order)), share * sum(sizes) * (1 + 1e-9))]
+
+
 class TrainingDivergedError(ArithmeticError):
     """The weights left the finite numbers."""
 
@@ -34,7 +40,7 @@ class TrainingState:
     Attributes:
         point: (λ, θ); training moves θ alone.
         first_moment, second_moment: Adam's, shape (n,).
-        steps, epochs: counted since the optimiser was started.
+        steps, epochs: counted since the optimiser was started; a part of an epoch counts as one.
         iterate: the weights that Adam stands at, shape (n,), where ``point`` is an average of them; None: the same.
     """
 
@@ -92,10 +98,7 @@ class Trainer:
             TrainingDivergedError: if the weights leave the finite numbers.
         """
         batches = [batch for split in splits for batch in problem.batches(split)]
-        generator = torch.Generator().manual_seed(seed + 7919 * state.epochs)
-        order = torch.randperm(len(batches), generator=generator).tolist()
-        sizes = list(accumulate(problem.batch_size(batches[index]) for index in order))
-        order = order[: bisect_right(sizes, share * sizes[-1] * (1 + 1e-9))]
+        order = _order([problem.batch_size(batch) for batch in batches], seed + 7919 * state.epochs, share)
         if not order:
             return state, []
         weights, optimizer = self._optimizer(state)
@@ -127,7 +130,7 @@ class Trainer:
         return reached, snapshots
 
     def steps(self, problem: BilevelProblem, state: TrainingState, *, seed: int) -> Iterator[TrainingState]:
-        """Endless single steps in the order of `epochs`, each with the state after it.
+        """Endless single steps in the order of whole `epochs`, each with the state after it.
 
         Raises:
             TrainingDivergedError: if the weights leave the finite numbers.

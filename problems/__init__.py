@@ -16,13 +16,28 @@ from problems.quadratic import Quadratic
 from problems.regression import Regression
 
 if TYPE_CHECKING:
+    from problems.article_weights import ArticleWeights, NoisyWikiText2
     from problems.gpt2_wikitext2 import GPT2WikiText2
     from problems.language_model import LanguageModel
 
-__all__ = ["DataCleaning", "GPT2WikiText2", "LanguageModel", "Network", "Quadratic", "Regression"]
+__all__ = [
+    "ArticleWeights",
+    "DataCleaning",
+    "GPT2WikiText2",
+    "LanguageModel",
+    "Network",
+    "NoisyWikiText2",
+    "Quadratic",
+    "Regression",
+]
 
-# transformers takes seconds to import, and only these two need it
-_LAZY = {"GPT2WikiText2": "problems.gpt2_wikitext2", "LanguageModel": "problems.language_model"}
+# transformers takes seconds to import, and only these need it
+_LAZY = {
+    "ArticleWeights": "problems.article_weights",
+    "GPT2WikiText2": "problems.gpt2_wikitext2",
+    "LanguageModel": "problems.language_model",
+    "NoisyWikiText2": "problems.article_weights",
+}
 
 
 def __getattr__(name: str) -> object:

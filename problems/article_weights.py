@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar, get_args
 
 import torch
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64
 from torch import Tensor, nn
 
 from lift_core.curvature.guard import available_bytes
 from lift_core.operators import Dense, LinearOperator
+from lift_core.presets import PRESETS
 from lift_core.problem import Point, Split
 from problems.gpt2_wikitext2 import BUNDLED_MODEL, DEFAULT_MAX_TOKENS, Variant, wikitext2
 from problems.language_model import LanguageModel
@@ -58,7 +59,8 @@ class ArticleWeights(LanguageModel):
                 find.
             replaced_share: share of a corrupted article's tokens that are replaced, each by one drawn from the same
                 article.
-            sampled_blocks: blocks, evenly spaced, that stand for an article in the mixed partial; None: all of them.
+            sampled_blocks: blocks that stand for an article in the mixed partial, evenly spaced from its first to its
+                last; None: all of them.
             options: of `LanguageModel`, but for those of its penalty.
 
         Raises:
@@ -76,7 +78,7 @@ class ArticleWeights(LanguageModel):
         self._noise = (corrupted_share, replaced_share, int(options.get("seed", 0)))
         super().__init__(**options)
 
-    def _regularize(self) -> None:
+    def _set_hyper(self) -> None:
         self.regularizer = None
         self._cut_articles()
         p = len(self.corrupted)
@@ -92,6 +94,11 @@ class ArticleWeights(LanguageModel):
         long_enough = [piece[: n * self.block_length] for piece, n in zip(pieces, counts, strict=True) if n]
         if not long_enough:
             raise ValueError(f"block_length: no training article has a block of {self.block_length} tokens")
+        limit = self.max_tokens.get("train", sum(map(len, long_enough))) // self.block_length
+        if limit == 0:
+            raise ValueError(f"max_tokens: expected at least a block of {self.block_length} tokens for train")
+        numbers = torch.arange(len(long_enough)).repeat_interleave(torch.tensor([n for n in counts if n]))[:limit]
+        long_enough = long_enough[: int(numbers[-1]) + 1]
         generator = torch.Generator().manual_seed(seed + 1)
         rank = torch.randperm(len(long_enough), generator=generator)
         self.corrupted: Bool[Tensor, " p"] = rank < round(corrupted_share * len(long_enough))
@@ -99,12 +106,8 @@ class ArticleWeights(LanguageModel):
             _with_replacements(piece, replaced_share, generator) if corrupt else piece
             for piece, corrupt in zip(long_enough, self.corrupted.tolist(), strict=True)
         ]
-        numbers = torch.arange(len(noisy)).repeat_interleave(torch.tensor([n for n in counts if n]))
-        limit = self.max_tokens.get("train", len(numbers) * self.block_length) // self.block_length
-        if limit == 0:
-            raise ValueError(f"max_tokens: expected at least a block of {self.block_length} tokens for train")
         blocks = torch.cat(noisy).view(-1, self.block_length)[:limit]
-        self._train_blocks = (self._in_vocabulary(blocks), numbers[:limit].to(self.device))
+        self._train_blocks = (self._in_vocabulary(blocks), numbers.to(self.device))
 
     def batches(self, split: Split) -> TokenBatches:
         if split == "train" and split not in self._batches:
@@ -115,22 +118,30 @@ class ArticleWeights(LanguageModel):
         return super().batches(split)
 
     def describe(self) -> str:
-        return f"{super().describe()}, corrupted and replaced shares and seed {self._noise}"
+        noise = f"corrupted and replaced shares and seed {self._noise}"
+        return f"{super().describe()}, {noise}, {self.sampled_blocks or 'all'} blocks for an article's gradient"
+
+    def sampled(self, point: Point, batch: TokenBatch, generator: torch.Generator) -> TokenBatch:
+        """Losses times the square root of their weight: products of their gradients have the weight itself."""
+        drawn = super().sampled(point, batch, generator)
+        if batch.articles is None:
+            return drawn
+        return replace(drawn, articles=None, weights=point.hyper.sigmoid()[batch.articles].sqrt())
 
     @property
     def mixed_passes(self) -> float:
         """The share of the training blocks that stand for their articles."""
-        return sum(len(rows) for rows in self._samples().values()) / len(self._train_blocks[0])
+        return float(self._samples().double().mean())
 
-    def _samples(self) -> dict[int, Int64[Tensor, " blocks"]]:
-        """The blocks that stand for each article."""
+    def _samples(self) -> Bool[Tensor, " blocks"]:
+        """Which of the training blocks stand for their article."""
         numbers = self._train_blocks[1]
-        found: dict[int, Int64[Tensor, " blocks"]] = {}
+        chosen = torch.zeros_like(numbers, dtype=torch.bool)
         for article in numbers.unique().tolist():
             rows = (numbers == article).nonzero()[:, 0]
             count = min(len(rows), self.sampled_blocks or len(rows))
-            found[article] = rows[torch.linspace(0, len(rows) - 1, count).round().long()]
-        return found
+            chosen[rows[torch.linspace(0, len(rows) - 1, count).round().long().to(self.device)]] = True
+        return chosen
 
     def training_mixed(self, point: Point) -> LinearOperator:
         """Column a is ``sigmoid'(λ_a)`` times the gradient of what article a adds to the mean of ℓ, or its estimate.
@@ -139,23 +150,25 @@ class ArticleWeights(LanguageModel):
             ValueError: if the n x p matrix does not fit in memory.
         """
         n, p = len(point.weights), len(point.hyper)
-        if 8 * n * p > (free := available_bytes(self.device)):
+        need, free = 10 * n * p, available_bytes(self.device)  # in float64, and two masks that look for NaN
+        if need > free:
             raise ValueError(
-                f"train_share: the mixed partial of {n:,} weights, {p:,} articles needs {8 * n * p / 2**30:.3g} GiB, "
+                f"train_share: the mixed partial of {n:,} weights and {p:,} articles needs {need / 2**30:.3g} GiB, "
                 f"more than {free / 2**30:.3g} GiB free; take fewer articles, or tune fewer weights"
             )
         columns = torch.zeros(p, n, dtype=torch.float64, device=self.device)
-        leaves, weight = self._layout.leaves(point.weights), point.hyper.sigmoid()
-        slope = (weight * (1 - weight)).tolist()
-        blocks, numbers = self._train_blocks
-        for article, chosen in self._samples().items():
-            share = float((numbers == article).double().mean())
-            for rows in chosen.split(self.batch_blocks):
-                batch = TokenBatch(blocks[rows], self._loss.below(blocks[rows]))
+        leaves, chosen = self._layout.leaves(point.weights), self._samples()
+        numbers, weight = self._train_blocks[1], point.hyper.sigmoid()
+        factor = weight * (1 - weight) * numbers.bincount() / numbers[chosen].bincount() / len(numbers)
+        batches = self.batches("train")
+        for position, here in enumerate(chosen.split(self.batch_blocks)):
+            for article in numbers.split(self.batch_blocks)[position][here].unique().tolist():
+                batch = batches[position]
+                rows = batch.rows(here & (batch.articles == article))
                 parts = torch.autograd.grad(
-                    self._loss(leaves, batch), list(leaves.values()), allow_unused=True, materialize_grads=True
+                    self._loss(leaves, rows), list(leaves.values()), allow_unused=True, materialize_grads=True
                 )
-                self._layout.add(columns[article], parts, slope[article] * share * len(rows) / len(chosen))
+                self._layout.add(columns[article], parts, float(factor[article]) * len(rows.ids))
         return Dense(columns.T)
 
     def _training(self, hyper: Float64[Tensor, " p"]) -> WeightedLoss:
@@ -163,7 +176,7 @@ class ArticleWeights(LanguageModel):
 
 
 class NoisyWikiText2(ArticleWeights):
-    """GPT-2, by default the bundled one, on WikiText-2; in half of the training articles half of the tokens are wrong.
+    """GPT-2, by default the bundled one, on WikiText-2; half of the training articles are corrupted.
 
     Args:
         model: hub name such as ``"gpt2"``, folder, or object; the tokenizer is the model's own.
@@ -176,7 +189,7 @@ class NoisyWikiText2(ArticleWeights):
     """
 
     name: ClassVar[str] = "noisy_wikitext2"
-    suggested_search: ClassVar[Mapping[str, object]] = MappingProxyType({"backend_options": {"rtol": 1e-4}})
+    suggested_search: ClassVar[Mapping[str, object]] = PRESETS["refit"]
 
     def __init__(
         self,

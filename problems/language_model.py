@@ -105,7 +105,7 @@ class LanguageModel(BilevelProblem):
         device: torch.device | str | None = None,
         seed: int = 0,
     ) -> None:
-        """Load the model and split the articles; texts are tokenised when a split is first asked for.
+        """Load the model and split the articles; a split is tokenised when it is first asked for.
 
         Args:
             model: hub name, folder with safetensors, or object (which is copied).
@@ -172,10 +172,11 @@ class LanguageModel(BilevelProblem):
         self._layout = Layout(self.groups, shapes, dtype)
         self._start = torch.cat([value.detach().flatten().double() for value in values])
         self._loss = TokenLoss(self.model, self.parameter_names)
-        self._regularize()
+        self._set_hyper()
         self._batches: dict[Split, TokenBatches] = {}
 
-    def _regularize(self) -> None:
+    def _set_hyper(self) -> None:
+        """The regulariser, if there is one, and λ: names, start and bounds."""
         penalty, by, strength = self._penalty
         group_names = {name: group_name(self.model, name, by) for name in self.groups}
         self.regularizer, self.hyper_names = build_regularizer(
@@ -248,7 +249,9 @@ class LanguageModel(BilevelProblem):
         content = hashlib.sha256(self._start.cpu().numpy().tobytes())
         for split in get_args(Split):
             content.update("".join([split, *self.articles[split]]).encode())
-        penalty = f"{type(self.regularizer).__name__} from {self._initial_hyper.tolist()}"
+        penalty = "no penalty"
+        if self.regularizer is not None:
+            penalty = f"{type(self.regularizer).__name__} from {self._initial_hyper.tolist()}"
         limits = f"blocks of {self.block_length} tokens, at most {dict(sorted(self.max_tokens.items()))}"
         return f"{super().describe()}, {penalty}, {limits}, {self._layout.dtype}, content {content.hexdigest()[:16]}"
 

@@ -63,7 +63,8 @@ class TokenLoss:
             return self.logits, _curvature_in_logits
 
         def curvature_in_hidden(hidden: Tensor, direction: Tensor, batch: TokenBatch) -> Tensor:
-            return head_curvature(hidden, head, direction) * _shares(batch).flatten()[:, None].to(hidden.dtype)
+            curved = head_curvature(hidden, head, direction)
+            return _share(curved.view(*batch.targets.shape, -1), batch).flatten(0, 1)
 
         return self._hidden, curvature_in_hidden
 
@@ -103,18 +104,18 @@ class WeightedLoss:
 def _curvature_in_logits(logits: Tensor, direction: Tensor, batch: TokenBatch) -> Tensor:
     probabilities = logits.softmax(-1)
     curved = probabilities * direction
-    return (curved - probabilities * curved.sum(-1, keepdim=True)) * _shares(batch)[..., None].to(logits.dtype)
+    return _share(curved - probabilities * curved.sum(-1, keepdim=True), batch)
 
 
 def _mean(losses: Tensor, batch: TokenBatch) -> Float64[Tensor, ""]:
     """Of the losses of all tokens, in the order of the targets, times their weights."""
     losses = losses.double()
-    return (
-        losses.mean() if batch.weights is None else (losses.view(batch.targets.shape) * batch.weights[:, None]).mean()
-    )
+    if batch.weights is not None:
+        losses = losses.view(batch.targets.shape) * batch.weights[:, None]
+    return losses.mean()
 
 
-def _shares(batch: TokenBatch) -> Float64[Tensor, "blocks length-1"]:
-    """What `_mean` multiplies each token's loss by."""
-    one = torch.ones(batch.targets.shape, dtype=torch.float64, device=batch.ids.device) / batch.targets.numel()
-    return one if batch.weights is None else one * batch.weights[:, None]
+def _share(curved: Float[Tensor, "blocks length-1 outputs"], batch: TokenBatch) -> Tensor:
+    """What each token's curvature adds to that of `_mean`."""
+    curved = curved / batch.targets.numel()
+    return curved if batch.weights is None else curved * batch.weights[:, None, None].to(curved.dtype)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from lift_core.curvature import Fisher, build_curvature
 from lift_core.metering import Metered
 from lift_core.problem import Point
 from lift_core.selection import Restricted
@@ -110,7 +111,7 @@ def test_some_blocks_may_stand_for_their_article() -> None:
 
 
 @pytest.mark.parametrize("name", ["training_hessian", "training_gauss_newton"])
-@pytest.mark.parametrize("trainable", ["*.1.ln_1.*", "*.ln_f.*"])
+@pytest.mark.parametrize("trainable", ["*.1.ln_1.*", "*.wte.*"])  # a frozen head and a tuned one
 def test_curvature_is_the_weighted_mean_of_that_of_the_articles(name: str, trainable: str) -> None:
     problem = tiny_articles(trainable=trainable)
     point = at(problem, 1.0, -2.0, 0.5)
@@ -141,7 +142,7 @@ def test_corruption_changes_the_drawn_articles_alone() -> None:
         assert torch.equal(clean.batches(split)[0].ids, noisy.batches(split)[0].ids)
     again = tiny_articles(corrupted_share=0.5, replaced_share=1.0)
     assert torch.equal(noisy.batches("train")[0].ids, again.batches("train")[0].ids)
-    assert clean.describe() != noisy.describe()
+    assert clean.describe() != noisy.describe() != tiny_articles(corrupted_share=0.5, sampled_blocks=1).describe()
 
 
 def test_part_of_the_weights_keeps_all_articles() -> None:
@@ -151,8 +152,27 @@ def test_part_of_the_weights_keeps_all_articles() -> None:
     assert torch.equal(part.batches("train")[0].ids, problem.batches("train")[0].ids)
 
 
-def test_the_first_tokens_of_the_training_split_may_be_all() -> None:
-    assert [len(batch.ids) for batch in tiny_articles(max_tokens={"train": 30}).batches("train")] == [3]
+def test_articles_beyond_the_limit_of_tokens_have_no_weight() -> None:
+    problem = tiny_articles(max_tokens={"train": 30}, corrupted_share=0.5)
+    (batch,) = problem.batches("train")
+    assert batch.articles is not None and batch.articles.tolist() == [0, 0, 1]
+    assert (problem.hyper_names, int(problem.corrupted.sum())) == (("article 0", "article 1"), 1)
+
+
+def test_inputs_need_not_be_kept() -> None:
+    kept, again = tiny_articles(sampled_blocks=2), tiny_articles(sampled_blocks=2, keep_inputs=False)
+    point = at(kept, 1.0, -2.0, 0.5)
+    assert torch.equal(kept.mixed(point).to_dense(), again.mixed(point).to_dense())
+    assert torch.equal(kept.training_gradient(point), again.training_gradient(point))
+
+
+def test_fisher_estimates_the_weighted_gauss_newton_matrix() -> None:
+    problem = tiny_articles(trainable="*.1.ln_1.bias")
+    point = at(problem, -2.0, 1.0, 3.0)
+    model = Fisher(samples=9 * 300, rank=32, check=False)
+    found = build_curvature(model, problem, point, start=torch.ones(32).double()).hessian.to_dense()
+    exact = problem.training_gauss_newton(point).to_dense()
+    assert float((found - exact).norm() / exact.norm()) < 0.12
 
 
 @pytest.mark.parametrize(
@@ -174,7 +194,7 @@ def test_bad_arguments(options: dict[str, Any], message: str) -> None:
 def test_a_mixed_partial_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = tiny_articles()
     monkeypatch.setattr("problems.article_weights.available_bytes", lambda device: 1000)
-    with pytest.raises(ValueError, match=r"train_share: the mixed partial of 64 weights, 3 articles needs .* GiB"):
+    with pytest.raises(ValueError, match=r"train_share: the mixed partial of 64 weights and 3 articles needs .* GiB"):
         problem.mixed(problem.initial_point())
 
 

@@ -20,6 +20,7 @@ from lift_core import (
     Sparse,
 )
 from lift_core.operators import as_operator
+from lift_core.operators.base import DENSE_LIMIT
 from lift_core.testing import check_operator
 
 RNG = np.random.default_rng(0)
@@ -136,3 +137,10 @@ def test_bad_arguments_are_refused(build: Callable[[], object], message: str) ->
 def test_as_operator_names_what_it_does_not_take() -> None:
     with pytest.raises(TypeError, match=r"hessian: .*str"):
         as_operator("identity", name="hessian")
+
+
+def test_rows_of_a_stored_matrix_are_had_at_any_size() -> None:
+    stored = Dense(torch.ones(1, 1).double().expand(DENSE_LIMIT // 10, 11))
+    assert torch.equal(stored.dense_rows(slice(2)), torch.ones(2, 11).double())
+    with pytest.raises(ValueError, match="more than limit"):
+        stored.to_dense()

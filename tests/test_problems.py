@@ -190,6 +190,16 @@ def test_data_cleaning_corrupts_only_training_labels_and_half_of_them() -> None:
         assert torch.equal(dirty.batches(split)[0][1], clean.batches(split)[0][1])
 
 
+def test_clean_samples_weigh_one_where_data_cleaning_trains_on_them() -> None:
+    problem = DataCleaning(num_train=40)
+    generator = torch.Generator().manual_seed(0)
+    hyper, weights = (torch.randn(size, generator=generator).double() for size in (40, 650))
+    for split in ("direction", "selection"):
+        training = problem.training_gradient(Point(hyper, weights), problem.batches(split))
+        plain = problem.upper_gradient(Point(hyper, weights), split)[1]
+        torch.testing.assert_close(training, plain + problem.ridge * weights, rtol=1e-12, atol=1e-14)
+
+
 def test_hypergradient_of_data_cleaning_tells_wrong_labels_from_right_ones() -> None:
     problem = DataCleaning(num_train=200, ridge=1e-2)
     start = problem.initial_point()

@@ -188,7 +188,8 @@ def test_what_keeps_a_refit_from_its_work_is_said(document: dict[str, Any]) -> N
     changed["steps"][0]["refit_curve"] = []
     changed["steps"][0]["cost"] = {"evaluations": 9.0, "gradients": 0.4, "hvps": 0.1}
     (sentence,) = (warning for warning in find_warnings(changed) if "No refit" in warning)
-    assert sentence.startswith("No refit after 1 of 2 directions: they cost up to 0.6 gradients")
+    assert sentence.startswith("No refit after 1 of 2 directions: both may cost 0.5 gradients")
+    assert "up to 0.6 were spent" in sentence
     assert not any("No refit" in warning for warning in find_warnings(change(changed, "search.refit_budget", None)))
     held = change(document, "steps.0.candidates.0.weights_on_box", 0.01)
     assert not any("trust box" in warning for warning in find_warnings(held))

@@ -121,7 +121,7 @@ RefitEpochs = Annotated[
 ]
 RefitAllIn = Annotated[
     bool | None,
-    _flag("Whether --refit-epochs are the price of a whole round: what its direction spent is taken off.",
+    _flag("Whether --refit-epochs are the price of a whole round, evaluations aside: its direction is paid from them.",
           "--refit-all-in/--refit-beside", default="refit-beside", panel=_STEPS),
 ]  # fmt: skip
 RefitOn = Annotated[

@@ -126,7 +126,7 @@ class RunSettings:
 
     def _refit(self) -> Refit:
         return Refit(
-            epochs=self.refit_epochs,
+            epochs=float(self.refit_epochs),  # a whole number has one spelling in the fingerprint of a run
             all_in=self.refit_all_in,
             splits=("train", "direction") if self.refit_on == "train+direction" else ("train",),
             patience=self.refit_patience,

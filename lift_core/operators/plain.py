@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import scipy.sparse as sp
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from lift_core.operators.base import DENSE_LIMIT, Lifted, LinearOperator, require_finite
@@ -40,6 +40,9 @@ class Dense(LinearOperator):
 
     def rmatmat(self, y: Tensor) -> Tensor:
         return self.matrix.T @ y
+
+    def dense_rows(self, rows: slice | Int64[Tensor, " r"]) -> Tensor:
+        return self.matrix[rows]
 
     def _dense(self) -> Tensor:
         return self.matrix

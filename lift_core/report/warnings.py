@@ -99,14 +99,14 @@ def _far_from_trained(document: Document) -> Iterator[str]:
 
 def _nothing_left(document: Document) -> Iterator[str]:
     """Only where direction and refit share a budget."""
-    budget = document["search"]["refit_budget"]
-    spent = [Cost(**step["cost"]).differentiation for step in document["steps"] if not step["refit_curve"]]
-    over = [cost for cost in spent if budget is not None and cost >= budget > 0]
-    if over:
+    budget, steps = document["search"]["refit_budget"], document["steps"]
+    without = [step for step in steps if not step["refit_curve"] and any(c["lp_objective"] for c in step["candidates"])]
+    if budget and without:
+        spent = max(Cost(**step["cost"]).differentiation for step in without)
         yield (
-            f"No refit after {len(over)} of {len(document['steps'])} directions: they cost up to {max(over):.3g} "
-            f"gradients, a product counted as two, and --refit-all-in leaves {budget:.3g} for both. Raise "
-            "--refit-epochs, or take curvature from fewer batches."
+            f"No refit after {len(without)} of {len(steps)} directions: both may cost {budget:.3g} gradients, a "
+            f"product counted as two, and up to {spent:.3g} were spent. Raise --refit-epochs, or take curvature from fewer "
+            "batches."
         )
 
 
@@ -115,12 +115,12 @@ def _held_back(document: Document) -> Iterator[str]:
     if not document["search"]["refit_reach"]:
         return
     solves = [(number, c) for number, step in enumerate(document["steps"], start=1) for c in step["candidates"]]
-    held = [(number, c) for number, c in solves if c["slack"] == 0 and c["weights_on_box"]]
+    held = [(n, c) for n, c in solves if c["slack"] == 0 and c["weights_on_box"] and c["row_coverage"] == 1]
     if held:
         where = "; ".join(f"round {number} {candidate['label']}" for number, candidate in held)
         yield (
             f"At {where} some weights reach the trust box, which then decides the direction of λ along with the "
-            "hypergradient. Raise --weights-radius until none do."
+            "hypergradient. Raise --weights-radius until none do; where it never ends, take definite curvature."
         )
 
 

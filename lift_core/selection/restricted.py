@@ -118,7 +118,7 @@ class Restricted(BilevelProblem):
         return self.inner.mixed_passes
 
     def training_mixed(self, point: Point) -> LinearOperator:
-        return Dense(self.inner.training_mixed(self.full(point)).to_dense()[self.index][:, self._kept])
+        return Dense(self.inner.training_mixed(self.full(point)).dense_rows(self.index)[:, self._kept])
 
     def _block(self, operator: LinearOperator) -> MatrixFree:
         """``A[index, index]``."""

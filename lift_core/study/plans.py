@@ -195,10 +195,10 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
 def articles(seeds: range) -> Iterator[Cell]:
     """The bundled GPT-2's last block with a weight per training article, half of which are corrupted.
 
-    LiFT is the preset ``refit``. Where the identity stands in for the Hessian, a weight goes where the gradient of its
-    article points, with or against that of the direction data.
+    LiFT is the preset ``refit``. Where a multiple of the identity stands in for the Hessian along ∇F, a weight goes up
+    if the gradient of its article points with that of the direction data, and down if against it.
     """
-    identity: Settings = {"curvature_options": {"rank": 1, "bulk": 1.0, "share": ONE_BATCH}}
+    identity: Settings = {"curvature_options": {"rank": 1, "bulk": 1.0, "definiteness": "absolute", "share": ONE_BATCH}}
     variants: dict[str, Settings] = {
         "LiFT": {},
         "the identity for the Hessian": identity,
