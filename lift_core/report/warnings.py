@@ -105,7 +105,8 @@ def _nothing_left(document: Document) -> Iterator[str]:
         spent = max(Cost(**step["cost"]).differentiation for step in without)
         yield (
             f"No refit after {len(without)} of {len(steps)} directions: both may cost {budget:.3g} gradients, a "
-            f"product counted as two; up to {spent:.3g} were spent. Raise --refit-epochs, or take curvature from fewer batches."
+            f"product counted as two; up to {spent:.3g} were spent. Raise --refit-epochs, or take curvature from "
+            "fewer batches."
         )
 
 
