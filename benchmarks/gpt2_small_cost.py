@@ -101,7 +101,7 @@ def warmed_up(problem: LanguageModel) -> Point:
 
 
 def direction_program(problem: LanguageModel, options: argparse.Namespace) -> tuple[LinearProgram, int]:
-    """A direction LP like those of the plan `language`, curvature from one batch, and the products that the curvature took."""
+    """A direction LP like those of the plan `language`, curvature from one batch, and the products that it took."""
     point = warmed_up(problem)
     known = linearize(problem, point)
     model = LowRank(rank=options.rank, num_probes=1, definiteness="absolute", share=0.5)
