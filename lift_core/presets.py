@@ -20,6 +20,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "relative": False,
             "unit_norm": True,
             "line_search": "golden",
+            "refit_epochs": 0,
         },
         "refit": {
             "curvature": "low_rank",
@@ -41,7 +42,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """``published``: the recipe of Sinha & Pankaj (2024), arXiv 2407.00613, and of the published LiFT, arXiv 2606.16243:
 SR1 from warm-up snapshots, a random hundredth of the rows, δ = 1e-4, the box ±1, directions of unit norm, golden
-section.
+section, no refit.
 
 ``refit``: for language models with a log strength per tensor or a weight per article, the LiFT of `docs/results.md`.
 λ's direction d comes from the LP at ρ = 0, where only p numbers are fitted to the direction data, and the weights from

@@ -181,7 +181,7 @@ class NoisyWikiText2(ArticleWeights):
     Args:
         model: hub name such as ``"gpt2"``, folder, or object; the tokenizer is the model's own.
         variant, train_share, block_length, max_tokens: see `GPT2WikiText2`.
-        corrupted_share: of the training articles; see `ArticleWeights`, which takes all further options.
+        corrupted_share, sampled_blocks: see `ArticleWeights`, which takes all further options.
 
     >>> problem = NoisyWikiText2(train_share=0.01, device="cpu")
     >>> len(problem.hyper_names), int(problem.corrupted.sum())
@@ -200,6 +200,7 @@ class NoisyWikiText2(ArticleWeights):
         block_length: int = 256,
         max_tokens: Mapping[Split, int] | None = DEFAULT_MAX_TOKENS,
         corrupted_share: float = 0.5,
+        sampled_blocks: int | None = 4,
         **options: Any,
     ) -> None:
         super().__init__(
@@ -209,6 +210,7 @@ class NoisyWikiText2(ArticleWeights):
             block_length=block_length,
             max_tokens=max_tokens,
             corrupted_share=corrupted_share,
+            sampled_blocks=sampled_blocks,
             **options,
         )
 

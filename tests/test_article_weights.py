@@ -200,7 +200,7 @@ def test_a_mixed_partial_that_does_not_fit_is_refused(monkeypatch: pytest.Monkey
 
 def test_corrupted_articles_of_wikitext_help_the_direction_data_least() -> None:
     limits = {"direction": 4_000, "selection": 2_000, "test": 2_000}
-    noisy = NoisyWikiText2(train_share=0.01, max_tokens=limits, device="cpu")
+    noisy = NoisyWikiText2(train_share=0.01, max_tokens=limits, sampled_blocks=None, device="cpu")
     problem, point = Metered(noisy), noisy.initial_point()
     gain = problem.mixed(point).rmatvec(problem.upper_gradient(point)[1])
     numbers = [batch.articles for batch in noisy.batches("train") if batch.articles is not None]

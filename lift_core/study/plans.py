@@ -16,7 +16,7 @@ Settings = Mapping[str, Any]
 
 PRESET_DECIDES = (
     "curvature", "curvature_options", "slack", "delta", "unit_norm", "hyper_radius", "weights_radius", "relative",
-    "rows", "kappa", "line_search",
+    "rows", "kappa", "line_search", "refit_epochs",
 )  # fmt: skip
 """Settings that a variant with a preset does not take from its plan."""
 
@@ -74,7 +74,7 @@ def _cells(setting: str, base: Settings, variants: Mapping[str, Settings], seeds
 
 _BOTH: Settings = {"refit_on": "train+direction"}
 _MOVE: Settings = {"refit_epochs": 0, "rounds": 1}
-_PUBLISHED: Settings = {"preset": "published", **_MOVE}
+_PUBLISHED: Settings = {"preset": "published", "rounds": 1}
 _LIMITS: Settings = {"direction": 27_000, "selection": 15_000, "test": 30_000}
 """Tokens for evaluation that two cores can afford."""
 
