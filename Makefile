@@ -10,7 +10,7 @@ READY := .venv/.ready
 
 demo: $(READY)
 	rm -rf runs/demo
-	$(BIN)/lift run gpt2_wikitext2 --preset refit --refit-epochs 4 --out runs/demo
+	$(BIN)/lift run gpt2_wikitext2 --preset refit --refit-epochs 4 --refit-beside --out runs/demo
 
 test: $(READY)
 	$(BIN)/ruff format --check .
