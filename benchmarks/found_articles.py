@@ -4,7 +4,7 @@ Builds each run's problem again from its settings, to know which training articl
 
 Example:
     lift study articles --seeds 3 --only " 5% .*LiFT" --out runs/articles
-    python benchmarks/found_articles.py runs/articles --out docs/results/found_articles.md
+    python benchmarks/found_articles.py runs/articles --out found.md --json found.json
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def found(folder: Path) -> tuple[Any, ...]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="folder of lift study articles")
-    parser.add_argument("--out", type=Path, help="file of the table, FILE.md; its rows go to FILE.json")
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="for the table")
+    parser.add_argument("--json", type=Path, metavar="FILE.json", help="for its rows")
     options = parser.parse_args()
     folders = sorted(path.parent for path in options.study.glob("cells/*/result.json"))
     if not folders:
@@ -50,8 +51,9 @@ def main() -> None:
     text = "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)]) + "\n"
     if options.out is not None:
         write_atomically(options.out, text)
+    if options.json is not None:
         records = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
-        write_atomically(options.out.with_suffix(".json"), json.dumps(records, indent=2, ensure_ascii=False) + "\n")
+        write_atomically(options.json, json.dumps(records, indent=2, ensure_ascii=False) + "\n")
     Console(width=160).print(Markdown(text))
 
 

@@ -1,7 +1,7 @@
 """A figure of one setting of a study: the test metric of every method, mean and standard deviation, best one on top.
 
 Example:
-    python benchmarks/study_figure.py docs/results/long/articles_5.json --out docs/results/articles_5.svg
+    python benchmarks/study_figure.py docs/results/long/articles_5.json --out docs/figures/articles_5.svg
 """
 
 from __future__ import annotations
