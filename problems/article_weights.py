@@ -160,11 +160,10 @@ class ArticleWeights(LanguageModel):
         leaves, chosen = self._layout.leaves(point.weights), self._samples()
         numbers, weight = self._train_blocks[1], point.hyper.sigmoid()
         factor = weight * (1 - weight) * numbers.bincount() / numbers[chosen].bincount() / len(numbers)
-        batches = self.batches("train")
-        for position, here in enumerate(chosen.split(self.batch_blocks)):
-            for article in numbers.split(self.batch_blocks)[position][here].unique().tolist():
-                batch = batches[position]
-                rows = batch.rows(here & (batch.articles == article))
+        batches, size = self.batches("train"), self.batch_blocks
+        for position, (here, articles) in enumerate(zip(chosen.split(size), numbers.split(size), strict=True)):
+            for article in articles[here].unique().tolist():
+                rows = batches[position].rows(here & (articles == article))
                 parts = torch.autograd.grad(
                     self._loss(leaves, rows), list(leaves.values()), allow_unused=True, materialize_grads=True
                 )

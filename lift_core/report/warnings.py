@@ -57,7 +57,7 @@ def _row_coverage(document: Document) -> Iterator[str]:
 
 
 def _lp_statuses(document: Document) -> Iterator[str]:
-    solves = [(number, c) for number, step in enumerate(document["steps"], start=1) for c in step["candidates"]]
+    solves = _solves(document)
     missed = [(number, c) for number, c in solves if c["lp_status"] != "OPTIMAL"]
     for has_point, meaning in (
         (True, "their directions are feasible to the residuals shown, and no more"),
@@ -75,7 +75,7 @@ def _lp_statuses(document: Document) -> Iterator[str]:
 def _negative_curvature(document: Document) -> Iterator[str]:
     if document["search"]["definiteness"] != "raw":
         return
-    solves = [(number, c) for number, step in enumerate(document["steps"], start=1) for c in step["candidates"]]
+    solves = _solves(document)
     tight = [(number, c) for number, c in solves if _is_tight(c) and _is_negative(c)]
     if tight:
         worst = min(candidate["smallest_curvature"] for _, candidate in tight)
@@ -87,7 +87,7 @@ def _negative_curvature(document: Document) -> Iterator[str]:
 
 
 def _far_from_trained(document: Document) -> Iterator[str]:
-    solves = [(number, c) for number, step in enumerate(document["steps"], start=1) for c in step["candidates"]]
+    solves = _solves(document)
     far = [(number, c) for number, c in solves if _is_tight(c) and c["lower_gradient_norm"] > c["upper_gradient_norm"]]
     if far:
         where = "; ".join(f"round {number} {candidate['label']}" for number, candidate in far)
@@ -114,7 +114,7 @@ def _held_back(document: Document) -> Iterator[str]:
     """Where λ alone is what a refit takes from the LP, the box on θ must not decide it."""
     if not document["search"]["refit_reach"]:
         return
-    solves = [(number, c) for number, step in enumerate(document["steps"], start=1) for c in step["candidates"]]
+    solves = _solves(document)
     held = [(n, c) for n, c in solves if c["slack"] == 0 and c["weights_on_box"] and c["row_coverage"] == 1]
     if held:
         where = "; ".join(f"round {number} {candidate['label']}" for number, candidate in held)
@@ -122,6 +122,11 @@ def _held_back(document: Document) -> Iterator[str]:
             f"At {where} some weights reach the trust box, which then decides the direction of λ along with the "
             "hypergradient. Raise --weights-radius until none do; where it never ends, take definite curvature."
         )
+
+
+def _solves(document: Document) -> list[tuple[int, Document]]:
+    """Every candidate with the number of its round."""
+    return [(number, c) for number, step in enumerate(document["steps"], start=1) for c in step["candidates"]]
 
 
 def _is_tight(candidate: Document) -> bool:
