@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,22 +9,14 @@ import torch
 
 from lift_core import Candidate, GoldenSection, Point, Refit, SignGradient, Situation, TrustBox
 from lift_core.metering import Metered
-from lift_core.problem import Batch, Split
+from lift_core.problem import Split
 from lift_core.training import Trainer, TrainingState, epoch_price
 from problems import Network
+from tests.batched_network import BATCH, BatchedNetwork
 
 PROBLEM = Network()
-BATCH = 35
 TRAINER = Trainer(learning_rate=1e-2)
 D_HYPER = torch.tensor([1.0, -2.0, 0.5, 0.0], dtype=torch.float64)
-
-
-class ManyBatches(Network):
-    """Its splits in several batches each."""
-
-    def batches(self, split: Split) -> Sequence[Batch]:
-        (whole,) = super().batches(split)
-        return list(zip(*(part.split(BATCH) for part in whole), strict=True))
 
 
 def here_and_moved(loss: float = float("inf")) -> tuple[Situation, Candidate]:
@@ -77,7 +68,7 @@ def test_every_epoch_of_every_refit_is_paid_for() -> None:
 @pytest.mark.parametrize("spent", [0.3, 1.7, 100.0])
 def test_all_in_refits_spend_what_the_direction_has_left_and_no_more(reach: tuple[float, ...], spent: float) -> None:
     here, moved = here_and_moved()
-    metered, refits = Metered(ManyBatches()), max(1, len(reach))
+    metered, refits = Metered(BatchedNetwork()), max(1, len(reach))
     both: tuple[Split, ...] = ("train", "direction")
     Refit(epochs=3, splits=both, reach=reach, all_in=True, patience=9).best(metered, here, moved, spent=spent)
     left = 3 * refits * epoch_price(PROBLEM, both) - spent

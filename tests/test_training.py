@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 
-from lift_core.problem import Batch, Split
 from lift_core.training import Trainer, TrainingState
 from problems import Network
+from tests.batched_network import BATCH, BatchedNetwork
 
 START = TrainingState.fresh(Network().initial_point())
 
@@ -40,20 +38,12 @@ def test_steps_are_the_parts_of_an_epoch(averaging: float) -> None:
     torch.testing.assert_close(last.point.weights, whole.point.weights, rtol=1e-9, atol=1e-12)
 
 
-class ManyBatches(Network):
-    """Its training split in nine batches, the last one smaller."""
-
-    def batches(self, split: Split) -> Sequence[Batch]:
-        (whole,) = super().batches(split)
-        return list(zip(*(part.split(35) for part in whole), strict=True))
-
-
 @pytest.mark.parametrize("count", [1, 4, 8])
 def test_a_part_of_an_epoch_is_its_first_batches(count: int) -> None:
-    problem, trainer = ManyBatches(), Trainer(learning_rate=1e-2)
+    problem, trainer = BatchedNetwork(), Trainer(learning_rate=1e-2)
     steps = trainer.steps(problem, START, seed=3)
     *_, reached = (next(steps) for _ in range(count))
-    part, snapshots = trainer.epoch(problem, START, seed=3, share=(35 * count + 1) / 300, num_snapshots=1)
+    part, snapshots = trainer.epoch(problem, START, seed=3, share=(BATCH * count + 1) / 300, num_snapshots=1)
     assert (part.steps, part.epochs, len(snapshots)) == (count, 1, 1)
     torch.testing.assert_close(part.point.weights, reached.point.weights, rtol=1e-9, atol=1e-12)
 
@@ -63,7 +53,7 @@ def test_a_part_of_an_epoch_is_its_first_batches(count: int) -> None:
     [(2, [1, 2], [9, 18]), (1.5, [1, 1.5], [9, 13]), (1 / 30, [], []), (0, [], []), (-1.0, [], [])],
 )
 def test_epochs_end_where_their_count_does(count: float, ends: list[float], steps: list[int]) -> None:
-    states = list(Trainer().epochs(ManyBatches(), START, seed=0, count=count))
+    states = list(Trainer().epochs(BatchedNetwork(), START, seed=0, count=count))
     assert [done for done, _ in states] == ends
     assert [state.steps for _, state in states] == pytest.approx(steps, abs=1)  # the small batch may be in the part
 
