@@ -34,9 +34,9 @@ class Batch(NamedTuple):
         return Batch(self.A, c, row_lower, row_upper, col_lower, col_upper, offset)
 
     def program(self, column: int) -> LinearProgram:
-        """One of the programs."""
+        """One of the programs, its vectors contiguous: much is computed with them."""
         names = ("c", "row_lower", "row_upper", "col_lower", "col_upper")
-        vectors = {name: getattr(self, name)[:, column] for name in names}
+        vectors = {name: getattr(self, name)[:, column].contiguous() for name in names}
         return LinearProgram(A=self.A, offset=float(self.offset[column]), **vectors)
 
 

@@ -205,7 +205,7 @@ class DouglasRachford(AnchoredIteration):
     def _polish(self, column: int, polish: Polish) -> bool:
         """Offer what Newton's method makes of the current pair; whether that is accurate."""
         lp, best = self.batch.program(column), self.best[column]
-        kkt, x, y = KKTCheck(lp), self.x[:, column], self.y[:, column]
+        kkt, x, y = KKTCheck(lp), self.x[:, column].contiguous(), self.y[:, column].contiguous()
         weight = float(y.norm()) / (float(x.norm()) or 1.0) or 1.0
         step = STEP * float(
             self.gamma[column] / self.cost_size[column] * self.projection.graph.scale_x[:, column].square().mean()
