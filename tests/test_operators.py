@@ -19,7 +19,7 @@ from lift_core import (
     MatrixFree,
     Sparse,
 )
-from lift_core.operators import as_operator
+from lift_core.operators import as_operator, pull
 from lift_core.operators.base import DENSE_LIMIT
 from lift_core.testing import check_operator
 
@@ -137,6 +137,13 @@ def test_bad_arguments_are_refused(build: Callable[[], object], message: str) ->
 def test_as_operator_names_what_it_does_not_take() -> None:
     with pytest.raises(TypeError, match=r"hessian: .*str"):
         as_operator("identity", name="hessian")
+
+
+@pytest.mark.parametrize("columns", [0, 1, 2, 11, 12, 13])
+def test_blocks_of_any_width_are_pulled_through_a_tall_matrix(columns: int) -> None:
+    tall, block = (torch.from_numpy(RNG.standard_normal((50, width))) for width in (3, columns))
+    expected = torch.einsum("nk,nb->kb", tall, block)
+    torch.testing.assert_close(pull(tall, block), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_rows_of_a_stored_matrix_are_had_at_any_size() -> None:

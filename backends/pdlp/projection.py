@@ -16,7 +16,15 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from backends.pdlp.batch import product
-from lift_core.operators import DENSE_LIMIT, Dense, Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal
+from lift_core.operators import (
+    DENSE_LIMIT,
+    Dense,
+    Diagonal,
+    DirectionMatrix,
+    LinearOperator,
+    LowRankPlusDiagonal,
+    pull,
+)
 
 SMALL_SYSTEM_LIMIT = 4_000
 """Largest 2k + p for which the small system of `FactoredProjection` is formed."""
@@ -201,7 +209,7 @@ class FactoredProjection(Projection):
         hyper, x, s = columns[:p], columns[p:], self._spread(slacks)
         outside = mixed.matmat(hyper).sub_(s)
         f_residual = torch.addcmul(outside, self._d[:, None], x).mul_(self._f)
-        inner = V.T @ torch.cat([(self._e * x).addcmul_(self._b, outside, value=-1), f_residual], dim=1)
+        inner = pull(V, torch.cat([(self._e * x).addcmul_(self._b, outside, value=-1), f_residual], dim=1))
         by_x, by_residual = inner.chunk(2, dim=1)
         right = torch.cat([by_x, by_residual, self._hyper_scale * mixed.rmatmat(f_residual)])
         unknown = torch.linalg.lu_solve(*self._small, right.T[:, :, None])[:, :, 0].T

@@ -6,7 +6,7 @@ stands for the constraint matrix ``[J  H]`` of a direction LP. An operator that 
 """
 
 from lift_core.operators.base import DENSE_LIMIT, Lifted, LinearOperator, require_finite
-from lift_core.operators.factored import DirectionMatrix, GroupColumns, LowRankPlusDiagonal
+from lift_core.operators.factored import DirectionMatrix, GroupColumns, LowRankPlusDiagonal, pull
 from lift_core.operators.plain import Dense, Diagonal, MatrixFree, Sparse, as_operator
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "MatrixFree",
     "Sparse",
     "as_operator",
+    "pull",
     "require_finite",
 ]

@@ -10,6 +10,18 @@ from torch import Tensor
 
 from lift_core.operators.base import DENSE_LIMIT, Lifted, LinearOperator, require_finite
 
+ENOUGH_COLUMNS = 12
+"""From so many columns on BLAS multiplies with the transpose of a tall matrix at full speed."""
+
+
+def pull(V: Float64[Tensor, "n k"], block: Float64[Tensor, "n b"]) -> Float64[Tensor, "k b"]:  # noqa: N803
+    """``V^T X`` for tall V; for few columns as ``(X^T V)^T``, which MKL computes in a third of the time and less.
+
+    >>> pull(torch.ones(3, 2), torch.tensor([[1.0], [2.0], [3.0]])).tolist()
+    [[6.0], [6.0]]
+    """
+    return V.T @ block if block.shape[1] >= ENOUGH_COLUMNS else (block.T @ V).T
+
 
 class LowRankPlusDiagonal(LinearOperator):
     """``diag(d) + V diag(c) V^T``, symmetric: the factored curvature models.
@@ -50,7 +62,7 @@ class LowRankPlusDiagonal(LinearOperator):
         return self.matvec(y)
 
     def matmat(self, x: Tensor) -> Tensor:
-        return self.diagonal[:, None] * x + self.factor @ (self.core[:, None] * (self.factor.T @ x))
+        return self.diagonal[:, None] * x + self.factor @ (self.core[:, None] * pull(self.factor, x))
 
     def rmatmat(self, y: Tensor) -> Tensor:
         return self.matmat(y)
