@@ -32,7 +32,7 @@ from lift_core.moves import (
 )
 from lift_core.operators import LinearOperator
 from lift_core.problem import BilevelProblem, Point, Split
-from lift_core.training import TrainingDivergedError, epoch_price
+from lift_core.training import TrainingDivergedError, check_training_splits, epoch_price
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +94,15 @@ class MoreTraining(Move):
     """
 
     splits: tuple[Split, ...] = ("train",)
-    max_epochs: int = 50
+    max_epochs: float = math.inf
     patience: int = 2
     name: str = "more training"
 
+    def __post_init__(self) -> None:
+        check_training_splits(self.splits)
+
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
-        count = max(1, math.floor(min(self.max_epochs, here.budget / epoch_price(problem, self.splits))))
+        count = _whole(min(self.max_epochs, here.budget / epoch_price(problem, self.splits)))
         epochs = here.trainer.epochs(problem, here.training, seed=here.seed, splits=self.splits, count=count)
         yield from until_stale(take_epochs(problem, here, epochs, ""), here.selection_loss, self.patience)
 
@@ -119,12 +122,17 @@ class HyperSearch(Move, ABC):
     splits: tuple[Split, ...] = ("train",)
     trials: int = 3
     reach: float = 4.0
-    max_epochs: int = 20
+    max_epochs: float = math.inf
     patience: int = 1
+
+    def __post_init__(self) -> None:
+        check_training_splits(self.splits)
+        if self.trials < 1:
+            raise ValueError(f"trials: expected at least 1, got {self.trials}")
 
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
         share = here.budget / self.trials / epoch_price(problem, self.splits)
-        count = max(1, math.floor(min(self.max_epochs, share)))
+        count = _whole(min(self.max_epochs, share))
         shifts = self.shifts(len(here.point.hyper), here.seed)
         shift = next(shifts)
         for number in range(1, self.trials + 1):
@@ -133,7 +141,7 @@ class HyperSearch(Move, ABC):
             label = f"{self.label(number, shift)}, "
             epochs = here.trainer.epochs(problem, start, seed=here.seed, splits=self.splits, count=count)
             best = math.inf
-            for candidate in until_stale(take_epochs(problem, here, epochs, label), here.selection_loss, self.patience):
+            for candidate in until_stale(take_epochs(problem, here, epochs, label), math.inf, self.patience):
                 best = min(best, candidate.selection_loss)
                 yield candidate
             if number < self.trials:
@@ -187,7 +195,6 @@ class SuccessiveHalving(Move):
         trials: at the start, at most; fewer where half the budget does not pay an epoch of each, but no less than two.
             None are made where there is no λ.
         reach: largest shift of λ, either way.
-        max_epochs: cap on the epochs of one rung.
         patience: epochs without a new best of the last trial after which it stops.
 
     Reference: Jamieson & Talwalkar (2016), Non-stochastic best arm identification and hyperparameter optimization,
@@ -197,11 +204,11 @@ class SuccessiveHalving(Move):
     splits: tuple[Split, ...] = ("train", "direction")
     trials: int = 8
     reach: float = 4.0
-    max_epochs: int = 50
     patience: int = 2
     name: str = "successive halving on train + direction"
 
     def __post_init__(self) -> None:
+        check_training_splits(self.splits)
         if self.trials < 2:
             raise ValueError(f"trials: expected at least 2, got {self.trials}")
 
@@ -213,7 +220,7 @@ class SuccessiveHalving(Move):
         share = left / (1 + math.ceil(math.log2(num_trials)))
         racing = [(math.inf, trial) for trial in self._trials(problem, here, num_trials)]
         while len(racing) > 1:
-            count, rung = self._epochs(min(share, left) / len(racing)), list[tuple[float, Iterator[Candidate]]]()
+            count, rung = _whole(min(share, left) / len(racing)), list[tuple[float, Iterator[Candidate]]]()
             for best, trial in racing:
                 reached = 0
                 for candidate in until_stale(islice(trial, count), math.inf, count + 1):
@@ -224,7 +231,7 @@ class SuccessiveHalving(Move):
             racing = sorted(rung, key=lambda entry: entry[0])[: max(1, min(-(-len(racing) // 2), math.floor(left)))]
         if left >= 1:
             best, trial = racing[0]
-            yield from until_stale(islice(trial, self._epochs(left)), best, self.patience)
+            yield from until_stale(islice(trial, _whole(left)), best, self.patience)
 
     def _trials(self, problem: BilevelProblem, here: Situation, num_trials: int) -> list[Iterator[Candidate]]:
         """Endless epochs at each shift."""
@@ -235,9 +242,6 @@ class SuccessiveHalving(Move):
             epochs = here.trainer.epochs(problem, start, seed=here.seed, splits=self.splits)
             trials.append(take_epochs(problem, here, epochs, f"λ{shift:+.2g}, "))
         return trials
-
-    def _epochs(self, share: float) -> int:
-        return max(1, math.floor(min(self.max_epochs, share)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,7 +268,7 @@ class ImplicitDescent(Move):
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
         linearized = epoch_price(problem, ("direction",)) + problem.mixed_passes
         spent = linearized + 2 * self.iterations * self.share + self.inner_epochs
-        count = max(1, math.floor(min(self.max_steps, here.budget / spent)))
+        count = _whole(min(self.max_steps, here.budget / spent))
         hyper = here.point.hyper.clone().requires_grad_()
         optimizer = torch.optim.Adam([hyper], lr=self.step)
         state, curve = here.training, [(0.0, here.selection_loss)]
@@ -289,6 +293,17 @@ class ImplicitDescent(Move):
         inner = ImplicitHypergradient(iterations=self.iterations, damping=self.damping, share=self.share)
         _, adjoint = inner.adjoint(problem, here, known)
         return known.grad_hyper - known.mixed.rmatvec(adjoint)
+
+
+def _whole(share: float) -> int:
+    """Whole epochs, at least one.
+
+    Raises:
+        ValueError: if nothing limits them.
+    """
+    if share == math.inf:
+        raise ValueError("budget: expected a finite number of passes where max_epochs sets no limit, got inf")
+    return max(1, math.floor(share))
 
 
 def standard_controls(box: TrustBox, *, share: float = 1.0) -> tuple[Move, ...]:

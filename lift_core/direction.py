@@ -184,7 +184,11 @@ def assemble_direction_lp(
     weights_box = _radius("weights_radius", weights_radius, n, device)
     lower, upper = (torch.as_tensor(room, dtype=torch.float64, device=device).expand(p) for room in hyper_room)
     if (lower > 0).any() or (upper < 0).any():
-        raise ValueError("hyper_room: the hyperparameters lie outside their bounds")
+        outside = int(((lower > 0) | (upper < 0)).nonzero()[0])
+        raise ValueError(
+            f"hyper_room: expected room of at most 0 below and at least 0 above every λ, got {float(lower[outside]):g} "
+            f"and {float(upper[outside]):g} for number {outside}: it lies outside its bounds"
+        )
     shift = torch.zeros(n, dtype=torch.float64, device=device) if residual is None else residual.to(device)
     shift = shift if rows is None else shift[rows]
     lp = LinearProgram(

@@ -86,6 +86,8 @@ class GoldenSection(LineSearch):
         super().__post_init__()
         if not self.growth > 1:
             raise ValueError(f"growth: expected a number above 1, got {self.growth}")
+        if not self.rtol >= 0:
+            raise ValueError(f"rtol: expected a number of at least 0, got {self.rtol}")
 
     def explore(self, phi: Callable[[float], float], may_evaluate: Callable[[], bool], slope: float) -> None:
         bracket = self._bracket(phi, may_evaluate)
@@ -109,6 +111,8 @@ class GoldenSection(LineSearch):
             if not may_evaluate():
                 return None
             middle, high = middle / self.growth, middle
+            if middle == 0.0:
+                return None
             if phi(middle) < phi(0.0):
                 return low, middle, high
         while may_evaluate():  # still falling: grow

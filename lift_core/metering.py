@@ -73,6 +73,7 @@ class Metered(BilevelProblem):
         return self.inner.upper_loss(hyper, weights, batch)
 
     def training_loss(self, hyper: Tensor, weights: Tensor, batch: Batch) -> Tensor:
+        self._spend(Cost(evaluations=self._share([batch])))
         return self.inner.training_loss(hyper, weights, batch)
 
     def loss(self, point: Point, split: Split) -> float:

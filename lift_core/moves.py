@@ -226,7 +226,7 @@ class LPDirection(LineMove):
 
 @dataclass(frozen=True, kw_only=True)
 class NegativeGradient(LineMove):
-    """``d = −∇F``, scaled so that its largest entry reaches the trust box."""
+    """``d = −∇F``, scaled so that its largest entry is as long as the widest radius of the trust box."""
 
     box: TrustBox = field(default_factory=TrustBox)
     name: str = "-gradient"

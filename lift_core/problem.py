@@ -194,8 +194,12 @@ class BilevelProblem(ABC):
 
     @property
     def mixed_passes(self) -> float:
-        """Passes over the training split that `mixed` costs."""
-        return float(self.hyper_in_training)
+        """Passes over the training split that `mixed` costs, in gradients.
+
+        Where λ enters the training loss, two for each λ: a column of `training_mixed` is a Hessian product. A problem
+        with a cheaper one says what that costs.
+        """
+        return 2.0 * len(self.hyper_names) if self.hyper_in_training else 0.0
 
     def mixed(self, point: Point) -> LinearOperator:
         """``J = ∇²_θλ f``, n x p: the regulariser's closed form plus, if λ enters it, that of the training loss."""

@@ -93,8 +93,8 @@ def save_state(folder: Path, state: SearchState, *, settings_hash: str) -> None:
     write_atomically(folder / CHECKPOINT, content)
 
 
-def load_state(folder: Path, *, settings_hash: str) -> SearchState | None:
-    """The checkpoint of a folder, or None where there is none.
+def load_state(folder: Path, *, settings_hash: str, device: torch.device | str = "cpu") -> SearchState | None:
+    """The checkpoint of a folder, its vectors on ``device``, or None where there is none.
 
     Raises:
         CheckpointError: if the file is damaged, or was written by a search with other settings.
@@ -103,7 +103,7 @@ def load_state(folder: Path, *, settings_hash: str) -> SearchState | None:
     if not path.exists():
         return None
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt", device=str(device)) as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
             plain = json.loads(file.metadata()["state"])
         if plain["settings_hash"] != settings_hash:

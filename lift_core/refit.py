@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from lift_core.moves import Candidate, Situation, take_epochs, until_stale
 from lift_core.problem import BilevelProblem, Point, Split
-from lift_core.training import epoch_price
+from lift_core.training import check_training_splits, epoch_price
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class Refit:
     all_in: bool = False
 
     def __post_init__(self) -> None:
+        check_training_splits(self.splits)
         if not 0 <= self.epochs < math.inf:
             raise ValueError(f"epochs: expected a finite number of at least 0, got {self.epochs}")
         if self.patience < 1:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -89,7 +90,7 @@ class LocalSearch:
 
     backend: LPBackend
     curvature: CurvatureModel = field(default_factory=LowRank)
-    slack: float | tuple[float, ...] = 1e-3
+    slack: float | Sequence[float] = 1e-3
     delta: float | None = None
     unit_norm: bool = False
     box: TrustBox = field(default_factory=TrustBox)
@@ -110,7 +111,7 @@ class LocalSearch:
 
     def direction(self) -> LPDirection:
         """The LP move that this search makes."""
-        slacks = self.slack if isinstance(self.slack, tuple) else (float(self.slack),)
+        slacks = (float(self.slack),) if isinstance(self.slack, (int, float)) else tuple(self.slack)
         return LPDirection(
             backend=self.backend,
             curvature=self.curvature,
@@ -124,8 +125,9 @@ class LocalSearch:
         self, problem: BilevelProblem, *, folder: Path | None = None, on_progress: OnProgress | None = None
     ) -> SearchResult:
         """Run, or resume from the checkpoint in ``folder``; every finished stage is checkpointed there."""
-        for split in ALL_SPLITS:
-            problem.num_examples(split)  # a split that cannot be had says so before anything is spent
+        for split in ALL_SPLITS:  # a split that cannot be had says so before anything is spent
+            if problem.num_examples(split) < 1:
+                raise ValueError(f"batches({split!r}): expected at least one example, got none")
         recorder = _Recorder(self, problem, folder, on_progress)
         state = recorder.resume() or SearchState(TrainingState.fresh(problem.initial_point()))
         while state.status is None and len(state.warmup) < self.warmup_epochs:
@@ -219,9 +221,15 @@ class LocalSearch:
     def _situation(
         self, problem: Metered, training: TrainingState, snapshots: tuple[Any, ...], budget: float = float("inf")
     ) -> Situation:
+        loss = problem.loss(training.point, "selection")
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"loss('selection'): expected a finite number where a step is to begin, got {loss}; look at the data, "
+                f"or lower learning_rate={self.trainer.learning_rate:g}"
+            )
         return Situation(
             training=training,
-            selection_loss=problem.loss(training.point, "selection"),
+            selection_loss=loss,
             snapshots=snapshots,
             budget=budget,
             trainer=self.trainer,
@@ -267,9 +275,10 @@ class _Recorder:
     def resume(self) -> SearchState | None:
         if self._folder is None:
             return None
-        state = load_state(self._folder, settings_hash=self._hash)
+        start = self._problem.initial_point()
+        state = load_state(self._folder, settings_hash=self._hash, device=start.weights.device)
         if state is not None:
-            require_sizes(state, self._problem.initial_point(), self._folder / CHECKPOINT)
+            require_sizes(state, start, self._folder / CHECKPOINT)
         return state
 
     def keep(self, state: SearchState) -> SearchState:

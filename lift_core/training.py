@@ -23,6 +23,17 @@ def epoch_price(problem: BilevelProblem, splits: tuple[Split, ...]) -> float:
     return sum(problem.num_examples(split) for split in splits) / problem.num_examples("train")
 
 
+def check_training_splits(splits: tuple[Split, ...]) -> None:
+    """Refuse to train on what is there to choose and to report by.
+
+    Raises:
+        ValueError: unless ``splits`` is a tuple out of ``"train"`` and ``"direction"``, each at most once.
+    """
+    known = isinstance(splits, tuple) and set(splits) <= {"train", "direction"} and len(set(splits)) == len(splits)
+    if not (known and splits):
+        raise ValueError(f"splits: expected a tuple out of 'train' and 'direction', got {splits!r}")
+
+
 def _order(sizes: list[int], seed: int, share: float) -> list[int]:
     """Positions of the batches, shuffled, until the next one would exceed the share of all examples."""
     order = torch.randperm(len(sizes), generator=torch.Generator().manual_seed(seed)).tolist()

@@ -110,6 +110,11 @@ class DataCleaning(BilevelProblem):
         sizes = [self.num_examples(split) for split in get_args(Split)]
         return f"{super().describe()}, split {sizes}, {self._options}"
 
+    @property
+    def mixed_passes(self) -> float:
+        """One: `training_mixed` passes over the samples once."""
+        return 1.0
+
     def training_mixed(self, point: Point) -> LinearOperator:
         """Column i is ``sigmoid'(λ_i) ∇ℓ_i(θ) / N``, ∇ℓ_i an outer product of inputs and probability errors."""
         inputs, labels, _ = self.batches("train")[0]

@@ -163,6 +163,11 @@ BROKEN_PROBLEMS: dict[str, tuple[Callable[[], BilevelProblem], str]] = {
         changed(groups={"a": slice(0, 4), "b": slice(3, 6)}),
         "groups: every weight .* weight 3 is in 2",
     ),
+    "groups with a step": (
+        changed(groups={"even": slice(0, 6, 2), "odd": slice(1, 6, 2)}),
+        r"groups\['even'\]: expected slice\(start, stop\)",
+    ),
+    "groups without an end": (changed(groups={"all": slice(None)}), r"groups\['all'\]: expected slice\(start, stop\)"),
     "groups that are not slices": (changed(groups={"a": [0, 1]}), "groups.*expected a slice"),
     "no name": (changed(name=""), "name: expected a string"),
 }

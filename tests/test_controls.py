@@ -121,6 +121,42 @@ def test_early_stopping_keeps_the_best_epoch_and_stops() -> None:
     assert len(losses) < 30
 
 
+def test_training_controls_spend_the_whole_of_a_large_budget() -> None:
+    """As long as there is something to gain; how good a trial is shows in the trial, not at the warm point."""
+    problem = Scores()
+    falling = [2.0 - k / 100 for k in range(200)]  # from worse than the warm point to better
+    problem.script = {False: falling, True: [3.0, 3.1]}
+    here = replace(situation(problem, trainer=Scripted(), budget=300.0), selection_loss=1.0)
+    tried = list(GridSearch(trials=2).candidates(problem, here))
+    assert [candidate.selection_loss for candidate in tried[:150]] == falling[:150]
+    metered = Metered(Network())
+    list(MoreTraining().candidates(metered, situation(metered, budget=70.0, trainer=Trainer(learning_rate=1e-3))))
+    assert metered.cost.gradients == 70
+
+
+def test_a_search_without_any_limit_is_refused() -> None:
+    problem = Network()
+    for move in (MoreTraining(), GridSearch(), SuccessiveHalving()):
+        with pytest.raises(ValueError, match="budget: expected a finite number"):
+            list(move.candidates(problem, situation(problem)))
+
+
+BAD_CONTROLS = (
+    (MoreTraining, {"splits": "train"}, "splits: expected a tuple"),
+    (MoreTraining, {"splits": ("train", "selection")}, "splits: expected a tuple"),
+    (GridSearch, {"splits": ()}, "splits: expected a tuple"),
+    (GridSearch, {"trials": 0}, "trials: expected at least 1"),
+    (SuccessiveHalving, {"splits": ("test",)}, "splits: expected a tuple"),
+    (SuccessiveHalving, {"trials": 1}, "trials: expected at least 2"),
+)
+
+
+@pytest.mark.parametrize(("make", "options", "message"), BAD_CONTROLS)
+def test_bad_options_are_named(make: type[Move], options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**options)
+
+
 def test_grid_moves_all_strengths_alike_and_random_does_not() -> None:
     problem = Network()
     here = situation(problem, budget=4.0)

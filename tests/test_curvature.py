@@ -76,16 +76,17 @@ def test_low_rank_error_falls_with_rank() -> None:
     assert errors[2] < 0.05
 
 
+@pytest.mark.parametrize("rank", [30, 300])
 @pytest.mark.parametrize("bulk", ["trace", "groups", "diagonal"])
-def test_the_bulk_has_the_trace_of_what_the_ritz_pairs_leave_over(bulk: str) -> None:
+def test_the_bulk_has_the_trace_of_what_the_ritz_pairs_leave_over(bulk: str, rank: int) -> None:
     problem = Network()
     point = trained(problem)
-    model = LowRank(rank=30, bulk=bulk, num_probes=64)
+    model = LowRank(rank=rank, bulk=bulk, num_probes=64)
     built = build_curvature(model, problem, point, start=start_of(problem, point))
     assert built.bulk is not None and built.bulk_error is not None and built.ritz_residuals is not None
     wanted = float(torch.trace(dense_twin(problem, point)))
     assert float(torch.trace(built.hessian.to_dense())) == pytest.approx(wanted, abs=4 * 610 * built.bulk_error)
-    assert built.num_hvps == 94 == model.budget(610).num_hvps
+    assert built.num_hvps == rank + 64 == model.budget(610).num_hvps
     kinds = {"trace": range(1, 2), "groups": range(4, 5), "diagonal": range(300, 611)}  # some pixels are always zero
     data = built.hessian.diagonal - problem.regularizer.hessian(point.hyper, point.weights).diagonal
     assert len(torch.unique(data.round(decimals=12))) in kinds[bulk]
@@ -139,6 +140,20 @@ def test_sr1_satisfies_the_newest_secant_equation_and_skips_useless_pairs() -> N
     y = problem.training_gradient(point) - problem.training_gradient(Point(point.hyper, path[-1]))
     y = y + problem.regularizer.hessian(point.hyper, point.weights).diagonal * s
     torch.testing.assert_close(built.hessian.matvec(s), y, rtol=1e-8, atol=1e-10)
+
+
+def test_sr1_takes_no_notice_of_a_snapshot_of_the_point_itself() -> None:
+    """Training without averaging ends in one, and its empty pair would make σ zero."""
+    problem = Network()
+    point, first = trained(problem), problem.initial_point().weights
+    half = (first + point.weights) / 2
+    plain, repeated = (
+        build_curvature(SR1(memory=2), problem, point, start=start_of(problem, point), snapshots=path)
+        for path in ([first, half], [first, half, half, point.weights])
+    )
+    assert plain.bulk is not None and plain.bulk > 0
+    assert repeated.bulk == plain.bulk and repeated.num_gradients == 3
+    torch.testing.assert_close(repeated.hessian.to_dense(), plain.hessian.to_dense(), rtol=0, atol=0)
 
 
 MODELS = [Exact, GaussNewton, LowRank, Fisher, SR1, HessianDiagonal]
@@ -217,6 +232,7 @@ def test_contradicting_oracles_are_refused(mistake: str) -> None:
     [
         (lambda: LowRank(rank=0), "rank"),
         (lambda: LowRank(bulk="mean"), "bulk"),
+        (lambda: SR1(memory=0), "memory"),
         (lambda: LowRank(bulk=float("nan")), "bulk"),
         (lambda: LowRank(num_probes=0), "num_probes"),
         (lambda: LowRank(block=0), "block"),

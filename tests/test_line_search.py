@@ -61,6 +61,7 @@ def test_a_falling_function_uses_up_its_evaluations_and_keeps_the_farthest() -> 
     [
         (lambda: GoldenSection(initial_step=0.0), "initial_step"),
         (lambda: GoldenSection(growth=1.0), "growth"),
+        (lambda: GoldenSection(rtol=-1.0), "rtol"),
         (lambda: Armijo(shrink=1.0), "shrink"),
         (lambda: Armijo(max_evaluations=0), "max_evaluations"),
         (lambda: Armijo().search(lambda t: t, math.nan, -1.0), "value_at_zero"),
@@ -69,3 +70,8 @@ def test_a_falling_function_uses_up_its_evaluations_and_keeps_the_farthest() -> 
 def test_bad_arguments_are_named(make, match: str) -> None:
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_a_bracket_that_shrinks_to_nothing_ends() -> None:
+    found = GoldenSection(growth=1e40, max_evaluations=2000).search(lambda t: 1.0 + t, 1.0, -1.0)
+    assert found.step_size == 0.0

@@ -98,6 +98,8 @@ def test_a_move_that_does_not_help_keeps_its_direction_in_λ() -> None:
         ({"epochs": float("inf")}, "epochs"),
         ({"patience": 0}, "patience"),
         ({"reach": (float("nan"),)}, "reach"),
+        ({"splits": ("train", "test")}, "splits"),
+        ({"splits": "train"}, "splits"),
     ],
 )
 def test_bad_options_are_named(options: dict, match: str) -> None:

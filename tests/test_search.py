@@ -124,8 +124,10 @@ def test_the_meter_counts_passes_over_the_training_split() -> None:
     metered.loss(point, "selection")
     share = problem.num_examples("direction") / problem.num_examples("train")
     assert metered.cost.gradients == pytest.approx(1 + share)
+    metered.training_loss(point.hyper, point.weights, problem.batches("train")[0])
     assert metered.cost.hvps == 3
-    assert metered.cost.evaluations == pytest.approx(problem.num_examples("selection") / problem.num_examples("train"))
+    evaluated = problem.num_examples("selection") + problem.batch_size(problem.batches("train")[0])
+    assert metered.cost.evaluations == pytest.approx(evaluated / problem.num_examples("train"))
     assert metered.cost.gradient_equivalents == pytest.approx(1 + share + 6 + metered.cost.evaluations / 3)
 
 
@@ -205,3 +207,34 @@ def test_a_refit_on_all_that_was_tuned_on_costs_more_and_stops_early() -> None:
         return (step["cost"]["gradients"] - 2) / (len(step["refit_curve"]) - 1)
 
     assert per_epoch(both) > 1.5 * per_epoch(few)
+
+
+class Holes(Quadratic):
+    """A split without examples, or a loss that is no number."""
+
+    def __init__(self, *, empty: str = "", broken: str = "") -> None:
+        super().__init__()
+        self._empty, self._broken = empty, broken
+
+    def batches(self, split):
+        return () if split == self._empty else super().batches(split)
+
+    def loss(self, point, split):
+        return float("nan") if split == self._broken else super().loss(point, split)
+
+
+@pytest.mark.parametrize("split", ["train", "direction", "selection", "test"])
+def test_an_empty_split_is_named_before_anything_is_spent(split: str) -> None:
+    stages: list[str] = []
+    with pytest.raises(ValueError, match=rf"batches\('{split}'\): expected at least one example"):
+        SEARCH.run(Holes(empty=split), on_progress=lambda stage, *_: stages.append(stage))
+    assert stages == []
+
+
+def test_a_selection_loss_that_is_no_number_is_named() -> None:
+    with pytest.raises(ValueError, match=r"loss\('selection'\): expected a finite number"):
+        SEARCH.run(Holes(broken="selection"))
+
+
+def test_a_list_of_slacks_is_as_good_as_a_tuple() -> None:
+    assert replace(SEARCH, slack=[0.0, 0.1]).direction().slacks == (0.0, 0.1)

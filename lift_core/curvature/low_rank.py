@@ -63,7 +63,7 @@ class LowRank(CurvatureModel):
             means = (signs * products).sum(0) / sizes.clamp(min=1e-300)
             sigma, probes = float((means * sizes).sum() / sizes.sum().clamp(min=1e-300)), self.num_probes
             error = float(means.std() / math.sqrt(probes)) if probes > 1 else None
-            rest = self._rest(view, signs, products, sigma)
+            rest = self._rest(view, (signs * products).mean(1), sigma)
         rest = make_definite(rest, self.definiteness)
         core = values - rest[0] if self.bulk in ("trace",) or self._known_bulk else values
         return Curvature(
@@ -80,14 +80,13 @@ class LowRank(CurvatureModel):
     def _known_bulk(self) -> bool:
         return not isinstance(self.bulk, str)
 
-    def _rest(self, view: CurvatureView, signs: Tensor, products: Tensor, sigma: float) -> Tensor:
-        """D from the probes."""
+    def _rest(self, view: CurvatureView, left_over: Tensor, sigma: float) -> Tensor:
+        """D, from an estimate of the diagonal of ``H - V Θ Vᵀ``."""
         if self.bulk == "trace":
             return torch.full_like(view.start, sigma)
-        entries, weight = (signs * products).sum(1), signs.square().sum(1)
         if self.bulk == "diagonal":
-            return entries / weight.clamp(min=1e-300)
-        rest = torch.empty_like(entries)
+            return left_over
+        rest = torch.empty_like(left_over)
         for part in view.problem.groups.values():
-            rest[part] = entries[part].sum() / weight[part].sum().clamp(min=1e-300)
+            rest[part] = left_over[part].mean()
         return rest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -20,9 +21,10 @@ class SR1(CurvatureModel):
         B ← B + (y − Bs)(y − Bs)ᵀ / (y − Bs)ᵀs,      s = Δθ,  y = Δ∇L_train,
 
     a pair being skipped where ``|(y − Bs)ᵀs| < skip ‖y − Bs‖ ‖s‖``. σ is ``sᵀy / sᵀs`` of the newest pair, at least 0.
+    A point that is the same as the next one, as the last snapshot of a training without averaging is, makes no pair.
 
     Attributes:
-        memory: newest pairs that are used.
+        memory: pairs that are used at most, the newest.
         skip: threshold of the skip rule.
 
     Reference: Nocedal & Wright (2006), Numerical optimization, section 6.2.
@@ -33,6 +35,11 @@ class SR1(CurvatureModel):
     memory: int = 10
     skip: float = 1e-8
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.memory < 1:
+            raise ValueError(f"memory: expected at least one pair, got {self.memory}")
+
     @property
     def num_snapshots(self) -> int:
         return self.memory
@@ -42,7 +49,7 @@ class SR1(CurvatureModel):
         return Budget(num_gradients=self.memory + 1, num_bytes=5 * 8 * n * (self.memory + 1))
 
     def data_curvature(self, view: CurvatureView) -> Curvature:
-        points = [*view.snapshots[-self.memory :], view.point.weights]
+        points = _without_repeats([*view.snapshots, view.point.weights])[-self.memory - 1 :]
         if len(points) < 2:
             raise ValueError(
                 "snapshots: SR1 needs at least one earlier point; warm up for some epochs, or pass snapshots"
@@ -68,6 +75,11 @@ class SR1(CurvatureModel):
                 core[count] = missing.square().sum() / denominator
                 count += 1
         return columns[:count].T, core[:count]
+
+
+def _without_repeats(points: list[Tensor]) -> list[Tensor]:
+    """Without those that are equal to the one after them."""
+    return [here for here, after in pairwise(points) if not torch.equal(here, after)] + points[-1:]
 
 
 def _from_factor(

@@ -101,9 +101,9 @@ def _check_groups(problem: BilevelProblem, n: int) -> None:
     who, times = type(problem).__name__, torch.zeros(n)
     for name, part in problem.groups.items():
         assert isinstance(part, slice), f"{who}.groups[{name!r}]: expected a slice, got {type(part).__name__}"
-        start, stop, step = part.start or 0, n if part.stop is None else part.stop, part.step or 1
-        assert 0 <= start < stop <= n and step > 0, (
-            f"{who}.groups[{name!r}]: expected a non-empty slice of 0 ... {n}, got {part}"
+        run = part.step in (None, 1) and part.start is not None and part.stop is not None
+        assert run and 0 <= (part.start or 0) < (part.stop or 0) <= n, (
+            f"{who}.groups[{name!r}]: expected slice(start, stop) with 0 <= start < stop <= {n}, got {part}"
         )
         times[part] += 1
     assert (times == 1).all(), (
