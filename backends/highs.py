@@ -117,14 +117,17 @@ class HiGHS(LPBackend):
         # asked for another method, HiGHS drops the integers and solves the relaxation
         method = self.method if program.integrality is None else "choose"
         self._configure(highs, method=method, presolve=presolve)
-        deadline = highs.getRunTime() + self.time_limit  # HiGHS counts the seconds of all solves of one instance
-        set_option(highs, "time_limit", deadline)
+        before = highs.getRunTime()
+        # HiGHS counts the seconds of all solves of one instance, but for those of its pdlp
+        set_option(highs, "time_limit", self.time_limit + (0.0 if method == "pdlp" else before))
         highs.run()
         answer = _answer(highs)
         no_ray = answer.status in _WITHOUT_POINT and answer.x is None and answer.y is None
         failed = highs.getModelStatus().name == "kSolveError"  # IPX ends so on some infeasible programs
-        if (no_ray or failed) and highs.getRunTime() < deadline:
+        left = self.time_limit - (highs.getRunTime() - before)
+        if (no_ray or failed) and left > 0:
             highs.clearSolver()
+            set_option(highs, "time_limit", highs.getRunTime() + left)
             self._configure(highs, method="simplex", presolve="off")
             highs.run()
             second = _answer(highs, search_ray=True)

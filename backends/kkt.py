@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from lift_core.lp import size_of_bounds
+
 
 class Residuals(NamedTuple):
     """Relative residuals of one pair (x, y), as `lift_core.lp.kkt_residuals` defines them, and both objectives.
@@ -58,7 +60,7 @@ class KKTCheck:
         self.lp = lp
         self._rows = _Support(lp.row_lower, lp.row_upper)
         self._columns = _Support(lp.col_lower, lp.col_upper)
-        self._bound_size = 1 + torch.maximum(self._rows.lower.abs(), self._rows.upper.abs()).norm(dim=0)
+        self._bound_size = 1 + size_of_bounds(lp.row_lower, lp.row_upper)
         self._cost_size = 1 + lp.c.norm(dim=0)
 
     def evaluate(

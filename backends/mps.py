@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import re
 import zlib
 from pathlib import Path
@@ -15,7 +16,10 @@ from backends.explicit import import_package
 from backends.highs import new_highs
 from lift_core.lp import LinearProgram
 
-_IGNORED = re.compile(r"(not defined|duplicate).*: ignored")  # HiGHS drops such entries and says that all is well
+_IGNORED = re.compile(r"(not defined|duplicate).*: ignored|the same name")  # HiGHS says that all is well
+_VALUED = {"COLUMNS", "RHS", "RANGES", "BOUNDS"}
+_WITHOUT_VALUE = {"MI", "PL", "FR", "BV"}
+_SENSES = {"MIN", "MAX", "MINIMIZE", "MAXIMIZE"}
 
 
 def read_mps(path: str | Path) -> LinearProgram:
@@ -41,8 +45,12 @@ def read_mps(path: str | Path) -> LinearProgram:
         raise FileNotFoundError(f"path: there is no file {path}")
     if path.suffixes[-1:] != [".mps"] and path.suffixes[-2:] != [".mps", ".gz"]:
         raise ValueError(f"path: expected a file called *.mps or *.mps.gz, got {path.name}")
-    if not _is_complete(path):
+    text = _text(path)
+    if re.search(r"^ENDATA", text, re.MULTILINE) is None:
         raise ValueError(f"path: {path} is no complete MPS file: it has no line ENDATA")
+    fault = first_fault(text)
+    if fault is not None:
+        raise ValueError(f"path: {path} is no valid MPS file: {fault}")
     highs, ignored = new_highs(), list[str]()
     highs.setOptionValue("output_flag", True)
     highs.setOptionValue("log_to_console", False)
@@ -51,17 +59,66 @@ def read_mps(path: str | Path) -> LinearProgram:
         raise ValueError(f"path: HiGHS finds no linear program in {path}")
     if ignored:
         raise ValueError(f"path: {path} is no valid MPS file: {ignored[0].strip()}")
-    return _to_linear_program(highs.getModel(), path)
+    try:
+        return _to_linear_program(highs.getModel(), path)
+    except ValueError as error:
+        raise error if str(error).startswith("path:") else ValueError(f"path: {path}: {error}") from error
 
 
-def _is_complete(path: Path) -> bool:
-    text = path.read_bytes()
+def first_fault(text: str) -> str | None:
+    """The first line that HiGHS would misread without a word, and why; None if there is none.
+
+    Numbers that are none, ranges before the right-hand sides they belong to, bounds on variables that no column names,
+    constants of a second objective, and an unknown sense.
+    """
+    section, free, columns, seen = "", list[str](), set[str](), set[str]()
+    for number, line in enumerate(text.splitlines(), start=1):
+        tokens = line.split()
+        if not tokens or line.startswith("*"):
+            continue
+        if not line[0].isspace():
+            section, inline = tokens[0].upper(), tokens[1:]
+            seen.add(section)
+            tokens = inline if section == "OBJSENSE" else []
+        fault = None
+        if section == "OBJSENSE" and tokens and tokens[0].upper() not in _SENSES:
+            fault = f"expected one of {', '.join(sorted(_SENSES))}, got {tokens[0]!r}"
+        elif section == "ROWS" and tokens and tokens[0].upper() == "N":
+            free.append(tokens[-1])
+        elif section in _VALUED and tokens and "'MARKER'" not in tokens:
+            fault = _value_fault(section, tokens)
+            if section == "COLUMNS":
+                columns.add(tokens[0] if len(tokens) in (3, 5) else "")
+            elif section == "RHS" and (fault or "RANGES" in seen):
+                fault = fault or "right-hand sides after the ranges that belong to them"
+            elif section == "RHS" and set(tokens[:-1]) & set(free[1:]) - set(free[:1]):
+                fault = "the constant of an objective that is not the first"
+            elif section == "BOUNDS" and "" not in columns and not set(tokens[1:3]) & columns:
+                fault = fault or "a bound on a variable that no column names"
+        if fault is not None:
+            return f"line {number}, {line.strip()!r}: {fault}"
+    return None
+
+
+def _value_fault(section: str, tokens: list[str]) -> str | None:
+    if section == "BOUNDS" and tokens[0].upper() in _WITHOUT_VALUE:
+        return None
+    try:
+        value = float(tokens[-1])
+    except ValueError:
+        return f"expected a number at the end, got {tokens[-1]!r}"
+    readable = math.isfinite(value) or (section != "COLUMNS" and math.isinf(value))
+    return None if readable else f"expected a finite number, got {tokens[-1]!r}"
+
+
+def _text(path: Path) -> str:
+    content = path.read_bytes()
     if path.suffix == ".gz":
         try:
-            text = gzip.decompress(text)
+            content = gzip.decompress(content)
         except (EOFError, OSError, zlib.error) as error:
             raise ValueError(f"path: {path} is no complete gzip file ({error})") from error
-    return re.search(rb"^ENDATA", text, re.MULTILINE) is not None
+    return content.decode("latin-1")
 
 
 def _to_linear_program(model: Any, path: Path) -> LinearProgram:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,17 +93,17 @@ class Pyomo(LPBackend):
 
     def solve_sequence(self, lps: Iterable[LinearProgram]) -> Iterator[BackendAnswer]:
         """Solve programs one after another; a program with the A of its predecessor changes parameters only."""
-        solver, model, spent = self._solver(), None, 0.0
+        solver, model = self._solver(), None
         for lp in lps:
             program = lp.explicit()
             x, y, status = None, _contradiction(program), LPStatus.INFEASIBLE
-            if y is None:
+            if y is None and not lp.num_columns:  # Pyomo has no such models
+                x, y, status = torch.zeros(0), torch.zeros(lp.num_rows), LPStatus.OPTIMAL
+            elif y is None:
                 if model is None or not model.fits(program):
-                    model, spent = _Model(program), 0.0
+                    model = _Model(program)
                 model.set_parameters(program)
-                began = time.perf_counter()
-                x, y, status = self._run(solver, model, self.time_limit + spent * ("highs" in self.solver))
-                spent += time.perf_counter() - began  # HiGHS counts the seconds of all solves of one model
+                x, y, status = self._run(solver, model, self.time_limit + _counted(solver))
             yield BackendAnswer(_first(x, lp.num_columns), _first(y, lp.num_rows), status)
 
     def _solver(self) -> Any:
@@ -113,7 +112,8 @@ class Pyomo(LPBackend):
         Raises:
             ImportError: if the solver is not installed.
         """
-        solver = import_package("pyomo.environ").SolverFactory(self.solver)
+        with _quiet():
+            solver = import_package("pyomo.environ").SolverFactory(self.solver)
         if not solver.available(exception_flag=False):
             found = [command for part, command in INSTALL.items() if part in self.solver]
             hint = found[0] if found else "`pyomo help --solvers` lists the names that Pyomo knows"
@@ -140,6 +140,12 @@ class Pyomo(LPBackend):
                 return None, None, status
             model.load(results)
         return model.primal(), model.dual(), status
+
+
+def _counted(solver: Any) -> float:
+    """Seconds that HiGHS counts against its limit already: those of all solves of one instance, but for its pdlp."""
+    clock = getattr(getattr(solver, "_solver_model", None), "getRunTime", None)
+    return 0.0 if clock is None or solver.options.get("solver") == "pdlp" else clock()
 
 
 class _Model:

@@ -149,7 +149,8 @@ def linear_form(model: Any) -> Form:
     """The linear program that a Pyomo model states; fixed variables and unused ones are no columns.
 
     Raises:
-        ValueError: for integer variables or several objectives; Pyomo's own error for nonlinear expressions.
+        ValueError: for integer variables or several objectives; Pyomo's own errors for nonlinear expressions, for
+            constraints that nothing can meet, and for a variable whose bounds cross.
     """
     compiled = _opt.WriterFactory("compile_standard_form").write(model, mixed_form=True, set_sense=None)
     if len(compiled.objectives) > 1:
@@ -165,6 +166,11 @@ def linear_form(model: Any) -> Form:
         costs = sign * compiled.c.toarray()[0]
     matrix, lower, upper, constraints = _rows(compiled)
     bounds = [variable.bounds for variable in compiled.columns]
+    for variable, (low, high) in zip(compiled.columns, bounds, strict=True):
+        if low is not None and high is not None and low > high:
+            raise import_package("pyomo.common.errors").InfeasibleConstraintException(
+                f"{variable.name}: its lower bound {low:g} is above its upper bound {high:g}"
+            )
     lp = LinearProgram(
         c=costs,
         A=matrix,

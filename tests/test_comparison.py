@@ -197,6 +197,8 @@ DISAGREEMENTS = (
     (answer("x", "OPTIMAL", 1.0), answer("y", "TIME_LIMIT", 2.0), False),
     (answer("x", "OPTIMAL", 1.0), answer("y", "INFEASIBLE", certified=True), True),
     (answer("x", "OPTIMAL", 1.0), answer("y", "INFEASIBLE"), False),
+    (answer("x", "OPTIMAL", 1.0), answer("y", "INFEASIBLE_OR_UNBOUNDED", certified=True), True),
+    (answer("x", "OPTIMAL", 1.0), answer("y", "INFEASIBLE_OR_UNBOUNDED"), False),
     (answer("x", "UNBOUNDED", certified=True), answer("y", "INFEASIBLE", certified=True), True),
 )
 

@@ -138,6 +138,13 @@ def infeasible() -> Any:
     return model
 
 
+def crossed() -> Any:
+    model = infeasible()
+    model.between = pyo.Var(bounds=(4, 3))
+    model.uses = pyo.Constraint(expr=model.between >= 0)
+    return model
+
+
 def trivially_infeasible() -> Any:
     model = infeasible()
     model.x.fix(1.0)
@@ -159,6 +166,7 @@ def unbounded() -> Any:
     [
         (infeasible, TerminationCondition.infeasible),
         (trivially_infeasible, TerminationCondition.infeasible),
+        (crossed, TerminationCondition.infeasible),
         (unbounded, TerminationCondition.unbounded),
     ],
 )

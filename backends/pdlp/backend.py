@@ -118,10 +118,10 @@ class PDLP(LPBackend):
             rest, starts = batch.keep(left), [starts[column] for column in left]
             projection = self._projection(rest) if use_projection else None
             if projection is None:
-                found = halpern.solve(rest, starts, limits, callback=self.callback, polish=self.polish)
+                found = halpern.solve(rest, starts, limits, callback=self.callback, polish=self.polish, names=left)
             else:
                 found = douglas_rachford.solve(
-                    rest, projection, starts, limits, callback=self.callback, polish=self.polish
+                    rest, projection, starts, limits, callback=self.callback, polish=self.polish, names=left
                 )
             answers |= dict(zip(left, found, strict=True))
         return [answers[column] for column in range(batch.size)]

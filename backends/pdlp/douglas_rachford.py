@@ -68,12 +68,14 @@ def solve(
     *,
     callback: Callback | None = None,
     polish: bool = True,
+    names: Sequence[int] | None = None,
 ) -> list[BackendAnswer]:
     """Iterate until residuals and leak meet ``limits.rtol``, a certificate is verified, or a limit is reached."""
     return drive(
         DouglasRachford(batch, projection, starts, rtol=limits.rtol, polish=polish, deadline=limits.deadline),
         limits,
         callback,
+        names,
     )
 
 
@@ -200,7 +202,10 @@ class DouglasRachford(AnchoredIteration):
         if polish is not None and polish.is_due(self.iterations) and self._polish(column, polish):
             return True
         stalled = self.iterations > max(2 * self.improved_at[column], STALL_ITERATIONS)
-        return stalled and residuals.worst <= SAFETY * self.rtol
+        if not (stalled and residuals.worst <= SAFETY * self.rtol):
+            return False
+        self.best[column] = Incumbent(self.x[:, column].clone(), self.y[:, column].clone())
+        return True
 
     def _polish(self, column: int, polish: Polish) -> bool:
         """Offer what Newton's method makes of the current pair; whether that is accurate."""

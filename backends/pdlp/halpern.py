@@ -49,16 +49,19 @@ def solve(
     *,
     callback: Callback | None = None,
     polish: bool = True,
+    names: Sequence[int] | None = None,
 ) -> list[BackendAnswer]:
     """Iterate until the unscaled residuals meet ``limits.rtol``, a certificate is verified, or a limit is reached."""
     scaled = scale(batch)
-    norm = spectral_norm(scaled.batch.A, iterations=500 if read_entries(batch.A) is not None else 50)
+    effort = {"width": 4, "iterations": 500} if read_entries(batch.A) is not None else {"width": 1, "iterations": 50}
+    norm = spectral_norm(scaled.batch.A, **effort)
     if norm == 0:
         return [solve_separable(batch.program(column)) for column in range(batch.size)]
     return drive(
         PDHG(batch, scaled, STEP / norm, starts, rtol=limits.rtol, polish=polish, deadline=limits.deadline),
         limits,
         callback,
+        names,
     )
 
 
@@ -169,12 +172,26 @@ class PDHG(AnchoredIteration):
         primal, dual = scaled.primal(found.x), scaled.dual(found.y)
         residuals = self.kkt.evaluate(primal, dual, scaled.activity(found.ax), scaled.pullback(found.aty))
         moves = [(found.x - self.anchor.x).norm(dim=0), (found.y - self.anchor.y).norm(dim=0)]
-        numbers = torch.cat([residuals, torch.stack([self.squared_error(), self.first_error, *moves])]).T.tolist()
+        facts = torch.stack([self.squared_error(), self.first_error, *moves, self._stretch()])
+        numbers = torch.cat([residuals, facts]).T.tolist()
         self.errors = [(math.sqrt(max(row[6], 0.0)), math.sqrt(max(row[7], 0.0))) for row in numbers]
-        self.moves, results = [row[8:] for row in numbers], [Residuals(*row[:6]) for row in numbers]
+        self.moves, results = [row[8:10] for row in numbers], [Residuals(*row[:6]) for row in numbers]
+        self._respect(max(row[10] for row in numbers))
         for column, result in enumerate(results):
             self.best[column].offer(primal[:, column], dual[:, column], result.worst)
         return results
+
+    def _stretch(self) -> Float64[Tensor, " b"]:
+        """``||A dx|| / ||dx||`` of the last step: no more than the norm of A."""
+        length = (self.mapped.x - self.at.x).norm(dim=0)
+        return (self.mapped.ax - self.at.ax).norm(dim=0) / torch.where(length > 0, length, math.inf)
+
+    def _respect(self, stretch: float) -> None:
+        """Begin the epoch again with shorter steps if a step shows that A is longer than was thought."""
+        if stretch * self.eta > 1 and math.isfinite(stretch):
+            self.eta = STEP / stretch
+            for column in range(self.batch.size):
+                self.jumps[column] = self.anchor.x[:, column].clone(), self.anchor.y[:, column].clone()
 
     def is_done(self, column: int, residuals: Residuals) -> bool:
         goal, polish = SAFETY * self.rtol, self.polish[column]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -151,8 +151,14 @@ class AnchoredIteration(ABC):
         )
 
 
-def drive(method: AnchoredIteration, limits: Limits, callback: Callback | None = None) -> list[BackendAnswer]:
-    """Iterate until every program is solved, certified, stopped by the callback or by a limit."""
+def drive(
+    method: AnchoredIteration, limits: Limits, callback: Callback | None = None, names: Sequence[int] | None = None
+) -> list[BackendAnswer]:
+    """Iterate until every program is solved, certified, stopped by the callback or by a limit.
+
+    Args:
+        names: what the callback is told as the number of each program; by default its place in the batch.
+    """
     began, checks = time.monotonic(), 0
     answers: dict[int, BackendAnswer] = {}
     programs = list(range(method.batch.size))
@@ -164,7 +170,8 @@ def drive(method: AnchoredIteration, limits: Limits, callback: Callback | None =
         seconds, reached = time.monotonic() - began, limits.reached(method.iterations)
         for column, program in enumerate(programs):
             found = residuals[column]
-            stop = callback is not None and callback(method.report(program, column, found, seconds)) is True
+            name = program if names is None else names[program]
+            stop = callback is not None and callback(method.report(name, column, found, seconds)) is True
             answer = _verdict(method, column, found, rays=checks % RAY_CHECKS == 0)
             answer = answer or _answer(method, column, LPStatus.INTERRUPTED if stop else reached)
             if answer is not None:

@@ -17,6 +17,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from backends.pdlp.batch import Batch
+from lift_core.lp import size_of_bounds
 from lift_core.operators import (
     DENSE_LIMIT,
     Dense,
@@ -84,8 +85,7 @@ def scale(batch: Batch) -> ScaledBatch:
     operator = _scaled_operator(batch.A if readable is None else readable, rows, columns)
     rows, columns = rows[:, None], columns[:, None]
     bounds = (batch.row_lower * rows, batch.row_upper * rows)
-    largest = torch.maximum(*(torch.where(torch.isfinite(bound), bound, 0.0).abs() for bound in bounds))
-    bound_scale = 1 / (1 + largest.norm(dim=0))
+    bound_scale = 1 / (1 + size_of_bounds(*bounds))
     cost_scale = 1 / (1 + (batch.c * columns).norm(dim=0))
     scaled = Batch(
         c=batch.c * columns * cost_scale,
@@ -144,20 +144,22 @@ def equilibrate(operator: LinearOperator) -> tuple[Float64[Tensor, " m"], Float6
     return rows, columns
 
 
-def spectral_norm(operator: LinearOperator, *, iterations: int = 300, rtol: float = 1e-5) -> float:
-    """``||A||_2`` by the power method on ``A^T A``, stopped when an iteration changes it by less than ``rtol``."""
+def spectral_norm(operator: LinearOperator, *, width: int = 1, iterations: int = 300, rtol: float = 1e-5) -> float:
+    """``||A||_2`` from below by the power method on ``A^T A``, stopped when an iteration gains less than ``rtol``.
+
+    ``width`` vectors at once, kept orthonormal: a single one that happens to be nearly orthogonal to the leading
+    singular vector stops at the next one.
+    """
     generator = torch.Generator().manual_seed(_SEED)
-    vector = torch.randn(operator.shape[1], dtype=torch.float64, generator=generator).to(operator.device)
+    shape = operator.shape[1], min(width, operator.shape[1])
+    block = torch.randn(shape, dtype=torch.float64, generator=generator).to(operator.device)
     norm = 0.0
     for _ in range(iterations):
-        length = float(vector.norm())
-        if length == 0:
-            return norm
-        image = operator.matvec(vector / length)
-        previous, norm = norm, float(image.norm())
-        if abs(norm - previous) <= rtol * norm:
-            break
-        vector = operator.rmatvec(image)
+        image = operator.matmat(torch.linalg.qr(block)[0])
+        previous, norm = norm, float(torch.linalg.matrix_norm(image, 2)) if image.numel() else 0.0
+        if norm - previous <= rtol * norm:
+            return max(norm, previous)
+        block = operator.rmatmat(image)
     return norm
 
 

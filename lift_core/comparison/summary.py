@@ -109,6 +109,8 @@ def _contradict(first: Facts, second: Facts) -> bool:
         allowed = 10 * (first["rtol"] + second["rtol"])
         scale = 1 + max(abs(first["objective"]), abs(second["objective"]))
         return abs(first["objective"] - second["objective"]) > allowed * scale
+    if statuses == {LPStatus.OPTIMAL.name, LPStatus.INFEASIBLE_OR_UNBOUNDED.name}:
+        return first["certified"] or second["certified"]
     verdicts = {LPStatus.OPTIMAL.name, LPStatus.INFEASIBLE.name, LPStatus.UNBOUNDED.name}
     return len(statuses & verdicts) == 2 and all(a["certified"] or a["objective"] is not None for a in (first, second))
 

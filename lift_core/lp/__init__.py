@@ -16,6 +16,7 @@ from lift_core.lp.verdict import (
     kkt_residuals,
     proves_infeasible,
     proves_unbounded,
+    size_of_bounds,
     solve_lp,
     solve_lps,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "kkt_residuals",
     "proves_infeasible",
     "proves_unbounded",
+    "size_of_bounds",
     "solve_lp",
     "solve_lps",
 ]

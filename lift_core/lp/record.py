@@ -47,13 +47,18 @@ class LPStatus(enum.Enum):
         return self is LPStatus.OPTIMAL
 
 
+NO_BOUND = 1e20
+"""Bounds of this size and beyond are none: what HiGHS and MPS files mean by infinity."""
+
+
 class LinearProgram:
     """``min c^T x + offset`` s.t. ``row_lower <= A x <= row_upper``, ``col_lower <= x <= col_upper``.
 
     Args:
         c: costs, shape (n,), finite.
         A: m x n; a tensor, NumPy array, scipy sparse matrix or `LinearOperator`.
-        row_lower, row_upper: shape (m,) or one number; -inf / +inf where there is no bound.
+        row_lower, row_upper: shape (m,) or one number; -inf / +inf where there is no bound; `NO_BOUND` and more count
+            as that.
         col_lower, col_upper: shape (n,) or one number; default: free.
         offset: constant added to the objective.
         integrality: which variables must be whole numbers, shape (n,); None for none. Only backends whose
@@ -83,10 +88,10 @@ class LinearProgram:
         m, n = self.A.shape
         self.c: Float64[Tensor, " n"] = self._vector("c", c, n)
         require_finite(c=self.c)
-        self.row_lower: Float64[Tensor, " m"] = self._vector("row_lower", row_lower, m)
-        self.row_upper: Float64[Tensor, " m"] = self._vector("row_upper", row_upper, m)
-        self.col_lower: Float64[Tensor, " n"] = self._vector("col_lower", col_lower, n)
-        self.col_upper: Float64[Tensor, " n"] = self._vector("col_upper", col_upper, n)
+        self.row_lower: Float64[Tensor, " m"] = self._bound("row_lower", row_lower, m, sign=-1)
+        self.row_upper: Float64[Tensor, " m"] = self._bound("row_upper", row_upper, m, sign=1)
+        self.col_lower: Float64[Tensor, " n"] = self._bound("col_lower", col_lower, n, sign=-1)
+        self.col_upper: Float64[Tensor, " n"] = self._bound("col_upper", col_upper, n, sign=1)
         self._check_bounds("row", self.row_lower, self.row_upper)
         self._check_bounds("col", self.col_lower, self.col_upper)
         self.offset = float(offset)
@@ -132,7 +137,13 @@ class LinearProgram:
             whole = np.concatenate([self.integrality.cpu().numpy(), np.zeros(k, dtype=bool)])
         return ExplicitLP(c, sp.csr_matrix(matrix), row_lower, row_upper, col_lower, col_upper, self.offset, whole)
 
+    def _bound(self, name: str, value: Vector, size: int, *, sign: int) -> Tensor:
+        vector = self._vector(name, value, size)
+        missing = sign * vector >= NO_BOUND
+        return torch.where(missing, sign * math.inf, vector) if bool(missing.any()) else vector
+
     def _vector(self, name: str, value: Vector, size: int) -> Tensor:
+        value = np.array(value) if isinstance(value, np.ndarray) else value  # later changes of theirs are not ours
         vector = torch.as_tensor(value, dtype=torch.float64, device=self.A.device)
         if vector.ndim == 0:
             vector = vector.expand(size).clone()

@@ -14,6 +14,8 @@ from torch import Tensor
 from lift_core.lp.record import BackendAnswer, LinearProgram, LPBackend, LPStart, LPStatus
 from lift_core.operators import LinearOperator
 
+RAY_RTOL = 1e-9
+"""Residual of a ray, relative to its gain, up to which it counts as a proof: rounding, and little more."""
 _DUAL_INFEASIBLE = (LPStatus.UNBOUNDED, LPStatus.INFEASIBLE_OR_UNBOUNDED)
 
 
@@ -22,7 +24,7 @@ class KKTResiduals:
     """Relative KKT residuals (2-norms), recomputed in float64 on the unscaled data.
 
     primal = (||Ax - proj(Ax)|| + ||x - proj(x)||) / (1 + ||b||), dual = ||dual residual|| / (1 + ||c||),
-    gap = |p - d| / (1 + |p| + |d|); b holds the finite row bound of larger magnitude of each row.
+    gap = |p - d| / (1 + |p| + |d|); b holds the finite row bound of smaller magnitude of each row.
 
     leak = (|y|^T |Ax - proj(Ax)| + |z|^T |x - proj(x)| + |(x, Ax)|^T dual residual) / (1 + |p| + |d|): what the
     violations that are left are worth in the objective, to first order. It decides no status; where duals or weights
@@ -151,7 +153,7 @@ def kkt_residuals(lp: LinearProgram, x: Tensor, y: Tensor) -> tuple[float, float
     dual_residual = math.hypot(float(rows_left.norm()), float(columns_left.norm()))
     size = 1 + abs(primal_objective) + abs(dual_objective)
     kkt = KKTResiduals(
-        primal=math.hypot(float(off_rows.norm()), float(off_columns.norm())) / (1 + _largest_bounds(lp)),
+        primal=math.hypot(float(off_rows.norm()), float(off_columns.norm())) / (1 + _bounds(lp)),
         dual=dual_residual / (1 + float(lp.c.norm())),
         gap=abs(primal_objective - dual_objective) / size,
         leak=float(y.abs() @ off_rows + z.abs() @ off_columns + activity.abs() @ rows_left + x.abs() @ columns_left)
@@ -169,8 +171,12 @@ def _integer_residuals(lp: LinearProgram, x: Tensor) -> tuple[float, KKTResidual
     return objective, KKTResiduals(math.hypot(kkt.primal, float(off_whole.norm())), 0.0, 0.0)
 
 
-def proves_infeasible(lp: LinearProgram, ray: Tensor, rtol: float = 1e-6) -> bool:
-    """Whether ``ray`` is a Farkas certificate: the dual objective with c = 0 grows along it, residual negligible."""
+def proves_infeasible(lp: LinearProgram, ray: Tensor, rtol: float = RAY_RTOL) -> bool:
+    """Whether ``ray`` is a Farkas certificate: the dual objective with c = 0 grows along it, residual negligible.
+
+    What infinite bounds leave over of the ray, at most ``rtol`` of the growth, excludes points of norm below
+    ``1 / rtol`` only; where every bound is finite nothing is left over, and the proof holds for all.
+    """
     if not torch.isfinite(ray).all() or not ray.any():
         return False
     ray = ray / ray.abs().max()
@@ -180,12 +186,15 @@ def proves_infeasible(lp: LinearProgram, ray: Tensor, rtol: float = 1e-6) -> boo
     gain = from_rows + from_columns
     # every point violates the constraints by gain / size or more; by less than this it would pass for feasible
     size = math.hypot(float(ray.norm()), float(pulled.norm()))
-    is_violated = gain > 1e-9 * size * (1 + _largest_bounds(lp))
+    is_violated = gain > 1e-9 * size * (1 + _bounds(lp))
     return is_violated and math.hypot(float(rows_left.norm()), float(columns_left.norm())) <= rtol * gain
 
 
-def proves_unbounded(lp: LinearProgram, ray: Tensor, rtol: float = 1e-6) -> bool:
-    """Whether ``ray`` is a recession direction of the constraints along which the objective falls."""
+def proves_unbounded(lp: LinearProgram, ray: Tensor, rtol: float = RAY_RTOL) -> bool:
+    """Whether ``ray`` is a recession direction of the constraints along which the objective falls.
+
+    It may leave finite bounds by ``rtol`` of the fall, which excludes duals of norm below ``1 / rtol`` only.
+    """
     if not torch.isfinite(ray).all() or not ray.any():
         return False
     ray = ray / ray.abs().max()
@@ -212,7 +221,7 @@ def _finds_feasible_point(lp: LinearProgram, backend: LPBackend) -> bool:
 
 def _primal_residual(lp: LinearProgram, x: Tensor) -> float:
     off_rows, off_columns = _violations(lp, x, lp.A.matvec(x))
-    return math.hypot(float(off_rows.norm()), float(off_columns.norm())) / (1 + _largest_bounds(lp))
+    return math.hypot(float(off_rows.norm()), float(off_columns.norm())) / (1 + _bounds(lp))
 
 
 def _violations(lp: LinearProgram, x: Tensor, activity: Tensor) -> tuple[Tensor, Tensor]:
@@ -221,9 +230,14 @@ def _violations(lp: LinearProgram, x: Tensor, activity: Tensor) -> tuple[Tensor,
     return off_rows, (x - x.clamp(lp.col_lower, lp.col_upper)).abs()
 
 
-def _largest_bounds(lp: LinearProgram) -> float:
-    """``||b||``, b holding the finite bound of larger magnitude of each row."""
-    return float(torch.maximum(_finite_or_zero(lp.row_lower).abs(), _finite_or_zero(lp.row_upper).abs()).norm())
+def size_of_bounds(lower: Tensor, upper: Tensor) -> Tensor:
+    """``||b||``, b holding the finite bound of smaller magnitude of each row: a far one says nothing of its scale."""
+    smaller = torch.minimum(lower.abs(), upper.abs())  # infinity is none, and gives way to a finite one
+    return _finite_or_zero(smaller).norm(dim=0)
+
+
+def _bounds(lp: LinearProgram) -> float:
+    return float(size_of_bounds(lp.row_lower, lp.row_upper))
 
 
 def _support(lower: Tensor, upper: Tensor, dual: Tensor) -> tuple[float, Tensor]:

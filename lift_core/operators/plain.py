@@ -22,6 +22,7 @@ class Dense(LinearOperator):
     """
 
     def __init__(self, matrix: Tensor | np.ndarray | list[list[float]]) -> None:
+        matrix = np.array(matrix) if isinstance(matrix, np.ndarray) else matrix  # later changes of theirs are not ours
         self.matrix: Float64[Tensor, "m n"] = torch.as_tensor(matrix, dtype=torch.float64)
         if self.matrix.ndim != 2:
             raise ValueError(f"matrix: expected two dimensions, got shape {tuple(self.matrix.shape)}")
