@@ -27,19 +27,34 @@ SelectBy = Literal["tensor", "block", "kind", "block-kind", "lora"]
 _KINDS = {"attention": ("attn", "attention"), "mlp": ("mlp", "ffn", "feed_forward")}
 
 
+def as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A floating-point dtype, or its name.
+
+    Raises:
+        ValueError: for anything else.
+
+    >>> as_dtype("bfloat16")
+    torch.bfloat16
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ValueError(f"dtype: expected a floating-point dtype or its name, such as 'float32', got {dtype!r}")
+    return found
+
+
 def load_model(model: str | Path | nn.Module, *, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """A causal language model with eager attention, without dropout, its parameters frozen. An object is copied.
 
     Fused attention kernels have neither forward mode nor double backward, hence eager attention.
 
     Raises:
-        ValueError: if a folder has no safetensors file; pickled weights are never loaded.
+        ValueError: if there is no such folder, or it has no safetensors file; pickled weights are never loaded.
     """
     if isinstance(model, nn.Module):
         loaded: Any = copy.deepcopy(model)
         loaded.set_attn_implementation("eager")
     else:
-        _require_safetensors(Path(model))
+        _require_safetensors(model)
         loaded = AutoModelForCausalLM.from_pretrained(str(model), use_safetensors=True, attn_implementation="eager")
     return cast(nn.Module, loaded.to(device=device, dtype=dtype).eval().requires_grad_(False))
 
@@ -48,15 +63,26 @@ def load_tokenizer(tokenizer: Any, model: str | Path | nn.Module) -> Any:
     """The tokenizer given as name, folder or object; by default the one that comes with the model.
 
     Raises:
-        ValueError: if none is given and the model is an object.
+        ValueError: if none is given and the model is an object, or there is no such folder.
     """
     if tokenizer is None and isinstance(model, nn.Module):
         raise ValueError("tokenizer: a model given as an object comes without one; give a name, a folder or an object")
     chosen = model if tokenizer is None else tokenizer
+    if isinstance(chosen, (str, Path)):
+        _require_folder("model" if tokenizer is None else "tokenizer", chosen)
     return AutoTokenizer.from_pretrained(str(chosen)) if isinstance(chosen, (str, Path)) else chosen
 
 
-def _require_safetensors(folder: Path) -> None:
+def _require_folder(argument: str, name: str | Path) -> None:
+    """Refuse what looks like a path and leads nowhere: the hub would be asked for it otherwise."""
+    is_path = isinstance(name, Path) or name.startswith((".", "/", "~")) or name.count("/") > 1
+    if is_path and not Path(name).exists():
+        raise ValueError(f"{argument}: there is no folder {name}")
+
+
+def _require_safetensors(model: str | Path) -> None:
+    _require_folder("model", model)
+    folder = Path(model)
     if folder.is_dir() and not list(folder.glob("*.safetensors")):
         raise ValueError(
             f"model: {folder} has no *.safetensors file, and pickled weights (pytorch_model.bin) are never loaded, "

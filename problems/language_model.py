@@ -22,6 +22,7 @@ from lift_core.regularizers import Strength
 from problems.causal_lm import (
     Grouping,
     SelectBy,
+    as_dtype,
     choose_parameters,
     group_name,
     load_model,
@@ -101,7 +102,7 @@ class LanguageModel(BilevelProblem):
         max_tokens: Mapping[Split, int] | None = None,
         keep_inputs: bool = True,
         keep_graphs: int = 4 * 2**30,
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | str = torch.float32,
         device: torch.device | str | None = None,
         seed: int = 0,
     ) -> None:
@@ -122,7 +123,7 @@ class LanguageModel(BilevelProblem):
             keep_inputs: keep the hidden states below the tuned part, 4 bytes x width per token in float32.
             keep_graphs: bytes of differentiated batches that Hessian products may keep; a batch beyond them is
                 differentiated again for every product.
-            dtype: what the network computes in; losses are float32 or better and accumulate in float64.
+            dtype: what the network computes in, or its name; losses are float32 or better and accumulate in float64.
             device: by default CUDA where it exists.
             seed: draws the training articles and the halves of the validation articles.
 
@@ -137,7 +138,7 @@ class LanguageModel(BilevelProblem):
         self.max_tokens = checked_limits(max_tokens or {})
         self.articles = four_splits(load_texts(texts), train_share=train_share, seed=seed)
         self.tokenizer = load_tokenizer(tokenizer, model)
-        self.model = load_model(model, dtype=dtype, device=self.device)
+        self.model = load_model(model, dtype=(dtype := as_dtype(dtype)), device=self.device)
         self.block_length = self._checked_length(block_length)
         self._penalty: tuple[Penalty, Grouping, Strength] = (regularizer, regularize_by, strength)
         self._strengths = (initial_strength, strength_bounds)

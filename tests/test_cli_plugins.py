@@ -32,13 +32,31 @@ PLUGIN = """
 from dataclasses import dataclass
 import torch
 from backends import HiGHS
-from lift_core import BackendAnswer
+from lift_core import BackendAnswer, BilevelProblem, Point
 from problems import Quadratic
 
 class WrongGradient(Quadratic):
     def upper_gradient(self, point, split="direction"):
         by_hyper, by_weights = super().upper_gradient(point, split)
         return by_hyper, 1.1 * by_weights
+
+class Raises(Quadratic):
+    def upper_loss(self, hyper, weights, batch):
+        raise RuntimeError("shapes do not fit")
+
+class Plain(BilevelProblem):
+    name, regularizer, hyper_in_training = "plain", None, False
+    hyper_names, groups = (), {"w": slice(0, 2)}
+    hyper_lower = hyper_upper = torch.zeros(0, dtype=torch.float64)
+
+    def initial_point(self):
+        return Point(torch.zeros(0, dtype=torch.float64), torch.ones(2, dtype=torch.float64))
+
+    def batches(self, split):
+        return ((torch.eye(2, dtype=torch.float64),),)
+
+    def upper_loss(self, hyper, weights, batch):
+        return (batch[0] @ weights - 2).square().mean()
 
 @dataclass(frozen=True, kw_only=True)
 class WrongSign(HiGHS):
@@ -55,6 +73,8 @@ class WrongSign(HiGHS):
         ("highs", 0, None),
         ("problems:Quadratic", 0, None),
         ("plugged:WrongGradient", 1, "derivatives"),
+        ("plugged:Raises", 1, "splits and losses"),
+        ("plugged:Plain", 0, None),
         ("plugged:WrongSign", 1, "program: "),
     ),
 )

@@ -133,6 +133,14 @@ def test_a_failed_cell_says_why_and_the_others_stand(tmp_path: Path) -> None:
     assert "failed" in render_study(document)
 
 
+def test_no_other_variant_takes_the_place_of_a_lift_that_failed(study: tuple[Path, list[Outcome]]) -> None:
+    outcomes = [
+        Outcome(outcome.cell, None, "it failed") if outcome.cell.variant == "LiFT" else outcome for outcome in study[1]
+    ]
+    rows = summarize(outcomes)
+    assert rows and all(row.ahead is None for row in rows)
+
+
 @pytest.fixture
 def tiny_plan(monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = {"tiny": lambda seeds: iter(cells(("LiFT",), seeds))}
@@ -172,11 +180,27 @@ def test_the_command_writes_table_json_and_page_and_check_repeats_a_cell(
         (["--check", "nowhere.json"], "nowhere.json"),
         (["small", "--seeds", "0"], "--seeds"),
         (["--check", "README.md", "--rtol", "nan"], "--rtol: expected a number of at least 0, got nan"),
+        (["--check", "README.md", "--within", "nan"], "--within: expected a number of minutes of at least 0, got nan"),
     ],
 )
 def test_bad_commands_are_refused(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["study", *words]) == 2
     assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        {},
+        {"test": {"a": 1}, "seconds": 1},
+        {"test": {"a": 1}, "seconds": None, "settings": {"problem": "quadratic"}},
+        {"test": {"a": 1}, "seconds": 1, "settings": {}, "setting": "", "variant": "", "seed": 0, "preset": None},
+    ],
+)
+def test_a_study_of_other_make_is_refused(cell: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "study.json").write_text(json.dumps({"cells": [cell]}))
+    assert main(["study", "--check", str(tmp_path / "study.json")]) == 2
+    assert "--check: expected a study.json" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_the_study_and_the_same_command_goes_on(tmp_path: Path) -> None:

@@ -91,6 +91,8 @@ def _outcome(check: Check) -> dict[str, Any]:
         check.run()
     except AssertionError as error:
         return {"check": check.name, "passed": False, "message": str(error)}
+    except Exception as error:  # whatever a plug-in raises is what is wrong with it
+        return {"check": check.name, "passed": False, "message": f"{type(error).__name__}: {error}"}
     return {"check": check.name, "passed": True, "message": ""}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -113,7 +114,7 @@ def _execute(contest: Contest, settings: ContestSettings, *, quiet: bool) -> int
                 contest.answers(display, on_unreadable=lambda lp, error: unreadable.update({lp.name: str(error)}))
             )
     except KeyboardInterrupt:
-        go_on = f"; continue with: lift compare --resume {folder}" if folder is not None else ""
+        go_on = f"; continue with: lift compare --resume {shlex.quote(str(folder))}" if folder is not None else ""
         typer.echo(f"lift: interrupted{go_on}", err=True)
         return 130
     if unreadable and not answers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -152,7 +153,7 @@ def keep_settings(folder: Path, settings: ContestSettings) -> None:
         if different:
             raise CheckpointError(
                 f"--out: {folder} holds a comparison with other settings ({'; '.join(different)}); continue that one "
-                f"with lift compare --resume {folder}, or choose another folder"
+                f"with lift compare --resume {shlex.quote(str(folder))}, or choose another folder"
             )
     write_atomically(folder / CONFIG, json.dumps(here, indent=2, sort_keys=True) + "\n")
 

@@ -29,7 +29,7 @@ ProblemSet = Annotated[
 Seed = Annotated[
     int | None, _flag("Of everything random but the problem.", default=RunSettings.seed, min=0, max=MAX_SEED)
 ]
-Threads = Annotated[int | None, _flag("Threads of torch.", default="what torch chooses", min=1)]
+Threads = Annotated[int | None, _flag("Threads of torch.", default="what torch chooses", min=1, max=1024)]
 
 Out = Annotated[Path | None, _flag("Folder of the results.", default="runs/PROBLEM", metavar="DIR", panel=_OUTPUT)]
 Resume = Annotated[

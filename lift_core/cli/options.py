@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -80,7 +82,7 @@ def check_options(flag: str, target: Callable[..., object], options: Mapping[str
 def _accepted(target: Callable[..., object]) -> tuple[dict[str, Any], bool]:
     """Names and types of what a callable takes, and whether it takes others; those may go on to its base class."""
     found: dict[str, Any] = {}
-    takes_others = [False]
+    takes_others = list[bool]()
     for spoken in _constructors(target):
         try:
             hints = get_type_hints(spoken)
@@ -93,7 +95,7 @@ def _accepted(target: Callable[..., object]) -> tuple[dict[str, Any], bool]:
         takes_others.append(any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters))
         if not takes_others[-1]:
             break
-    return found, takes_others[1]
+    return found, takes_others[:1] == [True]
 
 
 def _constructors(target: Callable[..., object]) -> list[Callable[..., object]]:
@@ -157,13 +159,30 @@ def plugin_class(kind: Kind, name: str) -> type | None:
 def load_backend_with(flag: str, name: str, **options: Any) -> LPBackend:
     """`load_backend`, with messages about options that name the flag they came by."""
     _check_plugin_options(flag, "backends", name, options)
-    return load_backend(name, **options)
+    with _own_words(flag, name, options):
+        return load_backend(name, **options)
 
 
 def load_problem_with(flag: str, name: str, **options: Any) -> BilevelProblem:
     """`load_problem`, with messages about options that name the flag they came by."""
     _check_plugin_options(flag, "problems", name, options)
-    return load_problem(name, **options)
+    with _own_words(flag, name, options):
+        return load_problem(name, **options)
+
+
+@contextmanager
+def _own_words(flag: str, name: str, options: Mapping[str, Any]) -> Generator[None]:
+    """Python's complaints about arguments, that no annotation could foresee, in terms of the command line."""
+    try:
+        yield
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        missing = re.search(r"missing \d+ required .*?arguments?: (.*)", str(error))
+        if unknown and unknown[1] in options:
+            raise ValueError(f"{flag} {unknown[1]}={options[unknown[1]]}: {name} has no such option") from error
+        if missing:
+            raise ValueError(f"{flag}: {name} cannot be made without {missing[1].replace(chr(39), '')}") from error
+        raise
 
 
 def _check_plugin_options(flag: str, kind: Kind, name: str, options: Mapping[str, Any]) -> None:

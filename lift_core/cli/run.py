@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,7 @@ def run(
         folder = out or Path("runs") / name.rpartition(":")[2]
     require_packages(settings.backend)
     with alone_in(folder):
+        settings.search()  # refuses bad values before a folder is looked at
         if resume is None:
             _refuse_another_run(folder, settings)
         raise typer.Exit(_execute(folder, settings, built, quiet=quiet, save_lps=save_lp))
@@ -115,7 +117,8 @@ def _execute(folder: Path, settings: RunSettings, problem: BilevelProblem, *, qu
         write_atomically(folder / RESULT, to_json_text(document))
         write_atomically(folder / REPORT, render_report(document))
     except KeyboardInterrupt:
-        typer.echo(f"lift: interrupted; continue with: lift run --resume {folder}", err=True)
+        go_on = f"lift run --resume {shlex.quote(str(folder))}{' --save-lp' if save_lps else ''}"
+        typer.echo(f"lift: interrupted; continue with: {go_on}", err=True)
         return 130
     if not quiet:
         print_table(_methods_table(document))
@@ -172,7 +175,7 @@ def _refuse_another_run(folder: Path, settings: RunSettings) -> None:
         if different:
             raise CheckpointError(
                 f"--out: {folder} holds a run with other settings ({'; '.join(different)}); continue that one with "
-                f"lift run --resume {folder}, or choose another folder"
+                f"lift run --resume {shlex.quote(str(folder))}, or choose another folder"
             )
     elif (folder / CHECKPOINT).exists():
         raise CheckpointError(f"--out: {folder} holds a checkpoint without {CONFIG}; choose another folder")

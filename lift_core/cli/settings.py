@@ -210,7 +210,7 @@ def read_config(folder: Path) -> RunSettings:
         )
     try:
         return _from_mapping(json.loads(path.read_text()))
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+    except (UnicodeDecodeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged or not written by lift run ({error})") from error
 
 

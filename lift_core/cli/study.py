@@ -99,6 +99,9 @@ def _run(cells: list[Cell], folder: Path, jobs: int, console: Console) -> list[O
         return run_study(cells, folder, jobs=jobs, on_outcome=show)
 
 
+_OF_CELL = ("setting", "variant", "seed", "settings", "preset")
+
+
 def _check(path: Path, rtol: float, within: float, console: Console) -> int:
     """Run one cell of a stored study again; 1 if a test metric differs by more than ``rtol``.
 
@@ -106,11 +109,17 @@ def _check(path: Path, rtol: float, within: float, console: Console) -> int:
     """
     if not 0 <= rtol < math.inf:
         raise ValueError(f"--rtol: expected a number of at least 0, got {rtol}")
+    if not within >= 0:
+        raise ValueError(f"--within: expected a number of minutes of at least 0, got {within}")
     try:
-        stored: list[dict[str, Any]] = list(json.loads(path.read_text(encoding="utf-8"))["cells"])
+        cells = list(json.loads(path.read_text(encoding="utf-8"))["cells"])
+        stored: list[dict[str, Any]] = [
+            {key: cell[key] for key in (*_OF_CELL, "test")} | {"seconds": float(cell["seconds"])}
+            for cell in cells
+            if cell["test"] and cell["settings"]["problem"]
+        ]
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(f"--check: expected a {STUDY} of lift study, got {path} ({error!r})") from error
-    stored = [cell for cell in stored if cell["test"]]
     if not stored:
         raise ValueError(f"--check: expected at least one finished cell, got none in {path}")
     quick = [cell for cell in stored if cell["seconds"] <= 60 * within]
@@ -119,7 +128,7 @@ def _check(path: Path, rtol: float, within: float, console: Console) -> int:
         typer.echo(f"{path}: nothing checked; the fastest cell took {fastest:.2g} minutes, --within is {within:g}")
         return 0
     chosen = random.SystemRandom().choice(quick)
-    cell = Cell(**{key: chosen[key] for key in ("setting", "variant", "seed", "settings", "preset")})
+    cell = Cell(**{key: chosen[key] for key in _OF_CELL})
     typer.echo(f"{path}: {cell.setting} | {cell.variant} | seed {cell.seed}")
     with tempfile.TemporaryDirectory() as folder:
         (outcome,) = _run([cell], Path(folder), 1, console)

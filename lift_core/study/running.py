@@ -106,14 +106,17 @@ def _run_cell(cell: Cell, folder: Path, running: set[subprocess.Popen[bytes]]) -
             ["--resume", str(folder)] if (folder / CONFIG).exists() else [*command_words(cell), "--out", str(folder)]
         )
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        with (folder / LOG).open("w", encoding="utf-8") as log:
+        begins = (folder / LOG).stat().st_size if (folder / LOG).exists() else 0
+        with (folder / LOG).open("a", encoding="utf-8") as log:
             command = [sys.executable, "-m", "lift_core.cli", "run", *words]
             process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
             running.add(process)
             process.wait()
             running.remove(process)
-    if not (folder / RESULT).exists():
-        lines = (folder / LOG).read_text(encoding="utf-8").strip().splitlines()
-        return Outcome(cell, None, lines[-1] if lines else "it printed nothing")
+        if process.returncode != 0 or not (folder / RESULT).exists():
+            said = (folder / LOG).read_bytes()[begins:].decode("utf-8", "replace").strip().splitlines()
+            complaints = [line for line in said if line.startswith("lift: ")] or said  # of this process, if it has any
+            if not (folder / RESULT).exists():
+                return Outcome(cell, None, complaints[-1] if complaints else "it printed nothing")
     (folder / CHECKPOINT).unlink(missing_ok=True)  # as large as the weights, and of no more use
     return Outcome(cell, json.loads((folder / RESULT).read_text(encoding="utf-8")))

@@ -56,10 +56,15 @@ class Row:
 
 
 def summarize(outcomes: Iterable[Outcome]) -> list[Row]:
-    """Rows in the order of settings and methods as they come; the first variant of a setting is its LiFT."""
+    """Rows in the order of settings and methods as they come; the first variant of a setting is its LiFT.
+
+    Also where it failed: then there is nothing to be ahead of, and no other variant takes its place.
+    """
     records: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
     metrics: dict[str, str] = {}
+    first: dict[str, str] = {}
     for outcome in outcomes:
+        first.setdefault(outcome.cell.setting, outcome.cell.variant)
         if outcome.document is None:
             continue
         cell, document = outcome.cell, outcome.document
@@ -72,7 +77,7 @@ def summarize(outcomes: Iterable[Outcome]) -> list[Row]:
             if None not in record["metric"].values():
                 methods.setdefault(label, {})[cell.seed] = record
     return [
-        _row(setting, label, metrics[setting], by_seed, _lift(methods))
+        _row(setting, label, metrics[setting], by_seed, (first[setting], methods.get(first[setting], {})))
         for setting, methods in records.items()
         for label, by_seed in methods.items()
     ]
@@ -106,12 +111,6 @@ def to_markdown(rows: Sequence[Row]) -> str:
             lines.append("| " + " | ".join((row.method, test, difference(row), str(row.validation), *spent)) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
-
-
-def _lift(methods: dict[str, dict[int, dict[str, Any]]]) -> tuple[str, dict[int, dict[str, Any]]]:
-    """The first variant of a setting."""
-    label = next(label for label in methods if label != "before")
-    return label, methods[label]
 
 
 def _row(
