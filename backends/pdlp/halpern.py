@@ -38,6 +38,8 @@ FIRST_POLISH = 500
 """Iterations before polishing is first tried."""
 JUMP = 10.0
 """Polished pairs that are so many times better are where the next epoch starts."""
+SMALLEST_STEP = 1e-8
+"""Share of ``||A x||`` above which a step says something about the norm of A."""
 SAFETY = 0.98
 """Share of ``rtol`` to reach: residuals from carried products differ a little from recomputed ones."""
 
@@ -182,9 +184,10 @@ class PDHG(AnchoredIteration):
         return results
 
     def _stretch(self) -> Float64[Tensor, " b"]:
-        """``||A dx|| / ||dx||`` of the last step: no more than the norm of A."""
-        length = (self.mapped.x - self.at.x).norm(dim=0)
-        return (self.mapped.ax - self.at.ax).norm(dim=0) / torch.where(length > 0, length, math.inf)
+        """``||A dx|| / ||dx||`` of the last step, no more than the norm of A; 0 where the step is near rounding."""
+        length, image = (self.mapped.x - self.at.x).norm(dim=0), (self.mapped.ax - self.at.ax).norm(dim=0)
+        tells = (length > 0) & (image > SMALLEST_STEP * self.mapped.ax.norm(dim=0))
+        return torch.where(tells, image / torch.where(length > 0, length, 1.0), 0.0)
 
     def _respect(self, stretch: float) -> None:
         """Begin the epoch again with shorter steps if a step shows that A is longer than was thought."""
