@@ -114,6 +114,8 @@ BAD_ARGUMENTS = (
     ("compare --resume nowhere --rtol 1e-4 --seed 0", "--resume: takes every setting from nowhere; leave out rtol"),
     ("list --frobnicate", "--frobnicate"),
     ("check", "plugin"),
+    ("check quadratic --rtol nan", "--rtol: expected a number in (0, 1), got nan"),
+    ("compare --family direction --backends =highs", "--backends: expected LABEL=NAME or NAME, got '=highs'"),
     ("check nothing", "plugin: expected a name of lift list or MODULE:NAME"),
     ("check json:loads", "plugin: expected a name of lift list or MODULE:NAME"),
     ("check problems:Quadratic --set nonsense=1", "--set nonsense=1: Quadratic has no such option"),

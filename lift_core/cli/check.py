@@ -42,6 +42,8 @@ def check(
     out: Annotated[Path | None, typer.Option(metavar="DIR", help=f"Folder that receives {CHECKS}.")] = None,
 ) -> None:
     """Hold a problem or a backend to its contract; exit with 1 if any check fails."""
+    if not 0 < rtol < 1:
+        raise ValueError(f"--rtol: expected a number in (0, 1), got {rtol}")
     made = _make(plugin, parse_pairs("--set", options or []))
     checks = backend_checks(made) if isinstance(made, LPBackend) else problem_checks(made, rtol=rtol, seed=seed)
     rows = [_outcome(each) for each in checks]

@@ -108,6 +108,9 @@ class ContestSettings:
         if self.backends is None:
             return {plugin.name: plugin.name for plugin in list_plugins("backends") if _is_available(plugin)}
         pairs = [entry.strip().partition("=") for entry in self.backends]
+        for entry, (label, equals, name) in zip(self.backends, pairs, strict=True):
+            if not label or (equals and not name):
+                raise ValueError(f"--backends: expected LABEL=NAME or NAME, got {entry!r}")
         names = {label if equals else entry_label(label): name or label for label, equals, name in pairs}
         if len(names) < len(pairs):
             raise ValueError(f"--backends: expected different labels, got {', '.join(self.backends)}")
