@@ -177,7 +177,7 @@ def _own_words(flag: str, name: str, options: Mapping[str, Any]) -> Generator[No
         yield
     except TypeError as error:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-        missing = re.search(r"missing \d+ required .*?arguments?: (.*)", str(error))
+        missing = re.search(r"__init__\(\) missing \d+ required .*?arguments?: (.*)", str(error))
         if unknown and unknown[1] in options:
             raise ValueError(f"{flag} {unknown[1]}={options[unknown[1]]}: {name} has no such option") from error
         if missing:
