@@ -60,7 +60,6 @@ class KKTCheck:
         self.lp = lp
         self._rows = _Support(lp.row_lower, lp.row_upper)
         self._columns = _Support(lp.col_lower, lp.col_upper)
-        self._bound_size = 1 + size_of_bounds(lp.row_lower, lp.row_upper)
         self._cost_size = 1 + lp.c.norm(dim=0)
 
     def evaluate(
@@ -79,9 +78,10 @@ class KKTCheck:
         primal_objective = torch.linalg.vecdot(lp.c, x, dim=0) + lp.offset
         dual_objective = from_rows + from_columns + lp.offset
         size = 1 + primal_objective.abs() + dual_objective.abs()
+        bound_size = 1 + size_of_bounds(lp.row_lower, lp.row_upper, ax)
         return torch.stack(
             [
-                torch.hypot(off_rows.norm(dim=0), off_columns.norm(dim=0)) / self._bound_size,
+                torch.hypot(off_rows.norm(dim=0), off_columns.norm(dim=0)) / bound_size,
                 torch.hypot(row_residual, column_residual) / self._cost_size,
                 (primal_objective - dual_objective).abs() / size,
                 primal_objective,

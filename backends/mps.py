@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import math
 import re
 import zlib
 from pathlib import Path
@@ -17,6 +16,8 @@ from backends.highs import new_highs
 from lift_core.lp import LinearProgram
 
 _IGNORED = re.compile(r"(not defined|duplicate).*: ignored|the same name")  # HiGHS says that all is well
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 _VALUED = {"COLUMNS", "RHS", "RANGES", "BOUNDS"}
 _WITHOUT_VALUE = {"MI", "PL", "FR", "BV"}
 _SENSES = {"MIN", "MAX", "MINIMIZE", "MAXIMIZE"}
@@ -71,28 +72,28 @@ def first_fault(text: str) -> str | None:
     Numbers that are none, ranges before the right-hand sides they belong to, bounds on variables that no column names,
     constants of a second objective, and an unknown sense.
     """
-    section, free, columns, seen = "", list[str](), set[str](), set[str]()
-    for number, line in enumerate(text.splitlines(), start=1):
-        tokens = line.split()
+    section, rows, free, columns, seen = "", set[str](), list[str](), set[str](), set[str]()
+    for number, line in enumerate(text.split("\n"), start=1):
+        tokens, fault = re.findall(r"[^ \t\r]+", line), None
         if not tokens or line.startswith("*"):
             continue
-        if not line[0].isspace():
-            section, inline = tokens[0].upper(), tokens[1:]
+        if line[0] not in " \t":
+            section, tokens = tokens[0].upper(), tokens[1:]
             seen.add(section)
-            tokens = inline if section == "OBJSENSE" else []
-        fault = None
-        if section == "OBJSENSE" and tokens and tokens[0].upper() not in _SENSES:
-            fault = f"expected one of {', '.join(sorted(_SENSES))}, got {tokens[0]!r}"
-        elif section == "ROWS" and tokens and tokens[0].upper() == "N":
-            free.append(tokens[-1])
-        elif section in _VALUED and tokens and "'MARKER'" not in tokens:
-            fault = _value_fault(section, tokens)
+            fault = _header_fault(section, tokens)
+        elif section == "OBJSENSE" and (len(tokens) > 1 or tokens[0].upper() not in _SENSES):
+            fault = f"expected one of {', '.join(sorted(_SENSES))}"
+        elif section == "ROWS":
+            rows.update(tokens[1:])
+            free += tokens[-1:] if tokens[0].upper() == "N" else []
+        elif section in _VALUED and "'MARKER'" not in tokens:
+            fault = _value_fault(section, tokens, rows)
             if section == "COLUMNS":
                 columns.add(tokens[0] if len(tokens) in (3, 5) else "")
-            elif section == "RHS" and (fault or "RANGES" in seen):
+            elif section == "RHS" and "RANGES" in seen:
                 fault = fault or "right-hand sides after the ranges that belong to them"
             elif section == "RHS" and set(tokens[:-1]) & set(free[1:]) - set(free[:1]):
-                fault = "the constant of an objective that is not the first"
+                fault = fault or "the constant of an objective that is not the first"
             elif section == "BOUNDS" and "" not in columns and not set(tokens[1:3]) & columns:
                 fault = fault or "a bound on a variable that no column names"
         if fault is not None:
@@ -100,15 +101,24 @@ def first_fault(text: str) -> str | None:
     return None
 
 
-def _value_fault(section: str, tokens: list[str]) -> str | None:
+def _header_fault(section: str, words: list[str]) -> str | None:
+    """Of the line that begins a section: only MAX and MIN are read there, and nothing by themselves."""
+    if section in _SENSES:
+        return "expected a section, got a sense; it belongs into the section OBJSENSE"
+    if section == "OBJSENSE" and words and [word.upper() for word in words] not in (["MAX"], ["MIN"]):
+        return f"expected MAX or MIN, or the sense on a line of its own, got {' '.join(words)!r}"
+    return None
+
+
+def _value_fault(section: str, tokens: list[str], rows: set[str]) -> str | None:
+    """Of the numbers of a line: its last word, and the one after an earlier row where two rows are named."""
     if section == "BOUNDS" and tokens[0].upper() in _WITHOUT_VALUE:
         return None
-    try:
-        value = float(tokens[-1])
-    except ValueError:
-        return f"expected a number at the end, got {tokens[-1]!r}"
-    readable = math.isfinite(value) or (section != "COLUMNS" and math.isinf(value))
-    return None if readable else f"expected a finite number, got {tokens[-1]!r}"
+    two = len(tokens) in (4, 5) and {tokens[-2], tokens[-4]} <= rows
+    for token in tokens[-3::2] if two else tokens[-1:]:
+        if _NUMBER.fullmatch(token) is None and (section == "COLUMNS" or _INFINITE.fullmatch(token) is None):
+            return f"expected a number, got {token!r}"
+    return None
 
 
 def _text(path: Path) -> str:
@@ -118,7 +128,7 @@ def _text(path: Path) -> str:
             content = gzip.decompress(content)
         except (EOFError, OSError, zlib.error) as error:
             raise ValueError(f"path: {path} is no complete gzip file ({error})") from error
-    return content.decode("latin-1")
+    return content.decode("utf-8", "surrogateescape")
 
 
 def _to_linear_program(model: Any, path: Path) -> LinearProgram:

@@ -100,10 +100,11 @@ class Pyomo(LPBackend):
             if y is None and not lp.num_columns:  # Pyomo has no such models
                 x, y, status = torch.zeros(0), torch.zeros(lp.num_rows), LPStatus.OPTIMAL
             elif y is None:
-                if model is None or not model.fits(program):
-                    model = _Model(program)
+                is_new = model is None or not model.fits(program)
+                model = _Model(program) if model is None or is_new else model
                 model.set_parameters(program)
-                x, y, status = self._run(solver, model, self.time_limit + _counted(solver))
+                spent = 0.0 if is_new else _counted(solver)
+                x, y, status = self._run(solver, model, self.time_limit + spent)
             yield BackendAnswer(_first(x, lp.num_columns), _first(y, lp.num_rows), status)
 
     def _solver(self) -> Any:

@@ -61,6 +61,29 @@ def test_the_far_side_of_a_range_does_not_loosen_the_tolerance() -> None:
         assert solve_lp(lp, backend).objective == pytest.approx(2.0, rel=1e-3)
 
 
+@pytest.mark.parametrize("lower", [0.0, -math.inf])
+@pytest.mark.parametrize("size", [1.0, 1e9])
+def test_the_side_that_binds_sets_the_scale(size: float, lower: float) -> None:
+    """A redundant bound of 0 changes neither verdict nor work."""
+    generator = torch.Generator().manual_seed(0)
+    matrix, costs = (torch.rand(*shape, generator=generator, dtype=torch.float64) for shape in ((20, 40), (40,)))
+    right = size * (1 + torch.rand(20, generator=generator, dtype=torch.float64))
+    lp = LinearProgram(c=-costs, A=matrix, row_lower=lower, row_upper=right, col_lower=0.0)
+    for backend in BACKENDS:
+        solution = solve_lp(lp, backend)
+        assert solution.status is LPStatus.OPTIMAL
+        assert solution.iterations <= 600
+
+
+def test_rounding_of_far_bounds_is_no_proof() -> None:
+    """A sum of bounds that equals the row's, as far as it can be told."""
+    for seed in range(40):
+        near = 1e9 * (1 + torch.rand(40, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+        total = float(np.add.reduce(near.numpy()))
+        lp = LinearProgram(c=torch.ones(40), A=torch.ones(1, 40), row_lower=0.0, row_upper=total, col_lower=near)
+        assert not proves_infeasible(lp, torch.tensor([-1.0], dtype=torch.float64))
+
+
 UNLUCKY = ([[-1.0, 1.0, 0.0], [2.0, 0.0, -2.0]], [[1.0, -2.0, -1.0, 1.0, 2.0], [-2.0, 0.0, 0.0, 2.0, 0.0]])
 """The first vector of the power method is nearly orthogonal to the leading singular vector of these."""
 
@@ -133,6 +156,10 @@ def test_a_stalled_solve_answers_with_the_pair_that_meets_the_tolerance(monkeypa
     torch.testing.assert_close(method.best[0].x, method.x[:, 0], rtol=0, atol=0)
 
 
+PATH = ((30, 1e-2), (30, 1e-1), (40, 1e-2), (40, 1e-1))
+"""Sizes and slacks of a sequence whose matrix changes once."""
+
+
 def test_every_program_of_a_sequence_has_the_same_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """HiGHS's pdlp counts the seconds of each solve, its other methods those of all of one instance."""
     limits: list[tuple[object, float]] = []
@@ -143,15 +170,18 @@ def test_every_program_of_a_sequence_has_the_same_limit(monkeypatch: pytest.Monk
         set_option(native, option, value)
 
     def record_run(self: Pyomo, solver, model, time_limit: float):
-        limits.append((time_limit, solver._solver_model.getRunTime() if solver._solver_model else 0.0))
-        return run(self, solver, model, time_limit)
+        before = solver._solver_model
+        counted = before.getRunTime() if before else 0.0
+        answer = run(self, solver, model, time_limit)
+        limits.append((time_limit, counted if solver._solver_model is before else 0.0))
+        return answer
 
     monkeypatch.setattr(highs, "set_option", record)
     monkeypatch.setattr(Pyomo, "_run", record_run)
     for backend in (HiGHS(method="pdlp", time_limit=60), Pyomo(time_limit=60)):
         limits.clear()
-        list(solve_lps([factored_direction_lp(30, rank=2, slack=slack) for slack in (1e-2, 1e-2, 1e-2)], backend))
-        assert [limit - counted for limit, counted in limits] == pytest.approx([60.0] * 3, abs=1e-6)
+        list(solve_lps([factored_direction_lp(n, rank=2, slack=slack) for n, slack in PATH], backend))
+        assert [limit - counted for limit, counted in limits] == pytest.approx([60.0] * len(PATH), abs=1e-6)
 
 
 def test_pyomo_takes_a_program_without_columns() -> None:

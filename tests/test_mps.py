@@ -71,15 +71,20 @@ def test_a_maximisation_becomes_the_minimisation_of_the_negated_objective(tmp_pa
         ("NAME nothing\nENDATA\n", "HiGHS finds no linear program"),
         (TINY.replace("x cost 1 low", "x cost 1 lo"), '"lo" in COLUMNS section is not defined'),
         (TINY.replace(" x high 1", " x high 1 high 2"), "duplicate"),
-        (TINY.replace("x cost 1 low 2", "x cost abc"), "line 8.*expected a number at the end, got 'abc'"),
-        (TINY.replace("x cost 1 low 2", "x cost 1 low nan"), "expected a finite number, got 'nan'"),
-        (TINY.replace("x cost 1 low 2", "x cost 1 low"), "expected a number at the end, got 'low'"),
-        (TINY.replace("high 9 same 3", "high 9 same 3,5"), "expected a number at the end, got '3,5'"),
-        (TINY.replace("UP bnd x 6", "UP bnd x many"), "expected a number at the end, got 'many'"),
+        (TINY.replace("x cost 1 low 2", "x cost abc"), "line 8.*expected a number, got 'abc'"),
+        (TINY.replace("x cost 1 low 2", "x cost 1 low nan"), "expected a number, got 'nan'"),
+        (TINY.replace("x cost 1 low 2", "x cost 1 low"), "expected a number, got 'low'"),
+        (TINY.replace("high 9 same 3", "high 9 same 3,5"), "expected a number, got '3,5'"),
+        (TINY.replace("UP bnd x 6", "UP bnd x many"), "expected a number, got 'many'"),
         (TINY.replace("UP bnd x 6", "UP bnd z 6"), "a bound on a variable that no column names"),
         (TINY.replace("UP bnd x 6", "UP bnd x -6"), "tiny.mps: col_lower, col_upper: bounds cross"),
         (TINY.replace("RHS\n", "RANGES\n rng low 2\nRHS\n"), "right-hand sides after the ranges"),
-        (TINY.replace("ROWS", "OBJSENSE\n BIG\nROWS"), "expected one of MAX, MAXIMIZE, MIN, MINIMIZE, got 'BIG'"),
+        (TINY.replace("ROWS", "OBJSENSE\n BIG\nROWS"), "expected one of MAX, MAXIMIZE, MIN, MINIMIZE"),
+        (TINY.replace("ROWS", "OBJSENSE MAXIMIZE\nROWS"), "expected MAX or MIN, or the sense on a line of its own"),
+        (TINY.replace("ROWS", "MAX\nROWS"), "expected a section, got a sense"),
+        (TINY.replace("x cost 1 low 2", "x cost abc low 2"), "expected a number, got 'abc'"),
+        (TINY.replace("rhs cost -10 low 4", "rhs cost x low 4"), "expected a number, got 'x'"),
+        (TINY.replace("UP bnd x 6", "UP bnd x 1_0"), "expected a number, got '1_0'"),
         (TINY.replace(" G low", " N other\n G low").replace("rhs high", "rhs other 3 high"), "not the first"),
         (TINY.replace(" y same 1", " y same 1\n x same 1"), "the same name"),
         (TINY.replace(" E same", " E same\n E low"), "the same name"),
@@ -101,6 +106,11 @@ def test_a_maximisation_becomes_the_minimisation_of_the_negated_objective(tmp_pa
         "bounds that cross",
         "ranges first",
         "an unknown sense",
+        "a sense behind its section",
+        "a sense alone",
+        "the first of two costs",
+        "the first of two constants",
+        "an underscore",
         "another constant",
         "a column in two places",
         "two rows of one name",
@@ -137,3 +147,29 @@ def test_missing_files_folders_and_other_formats(tmp_path: Path) -> None:
             read_mps(missing)
     with pytest.raises(ValueError, match=r"expected a file called \*\.mps or \*\.mps\.gz, got tiny\.txt"):
         read_mps(_write(tmp_path, TINY, "tiny.txt"))
+
+
+@pytest.mark.parametrize("name", ["xÅ", "xà", "x…", "x"])
+@pytest.mark.parametrize("sense", ["OBJSENSE MAX\n", "OBJSENSE\n MAXIMIZE\n"])
+def test_names_of_any_alphabet_and_both_places_of_a_sense_are_read(tmp_path: Path, name: str, sense: str) -> None:
+    text = TINY.replace(" x ", f" {name} ").replace("ROWS\n", f"{sense}ROWS\n", 1)
+    path = tmp_path / "named.mps"
+    path.write_text(text, encoding="utf-8")
+    assert read_mps(path).c.tolist() == [-1.0, 1.0]
+
+
+def test_fixed_fields_with_blanks_in_names_are_read(tmp_path: Path) -> None:
+    text = """NAME          T
+ROWS
+ N  COST
+ G  ROW ONE
+COLUMNS
+    X ONE     COST               1.0   ROW ONE            2.0
+RHS
+    RHS       ROW ONE            4.0
+BOUNDS
+ UP BND       X ONE              9.0
+ENDATA
+"""
+    lp = read_mps(_write(tmp_path, text))
+    assert (lp.row_lower.tolist(), lp.col_upper.tolist()) == ([4.0], [9.0])

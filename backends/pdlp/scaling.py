@@ -17,7 +17,6 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from backends.pdlp.batch import Batch
-from lift_core.lp import size_of_bounds
 from lift_core.operators import (
     DENSE_LIMIT,
     Dense,
@@ -85,7 +84,7 @@ def scale(batch: Batch) -> ScaledBatch:
     operator = _scaled_operator(batch.A if readable is None else readable, rows, columns)
     rows, columns = rows[:, None], columns[:, None]
     bounds = (batch.row_lower * rows, batch.row_upper * rows)
-    bound_scale = 1 / (1 + size_of_bounds(*bounds))
+    bound_scale = 1 / (1 + _sizes(*bounds).norm(dim=0))
     cost_scale = 1 / (1 + (batch.c * columns).norm(dim=0))
     scaled = Batch(
         c=batch.c * columns * cost_scale,
@@ -97,6 +96,13 @@ def scale(batch: Batch) -> ScaledBatch:
         offset=torch.zeros_like(batch.offset),
     )
     return ScaledBatch(scaled, rows, columns, bound_scale, cost_scale)
+
+
+def _sizes(lower: Tensor, upper: Tensor) -> Tensor:
+    """Magnitude of the bound of each row that is nearer to 0, of the other one where that is 0, and 0 without any."""
+    finite = [torch.where(torch.isfinite(bound), bound.abs(), 0.0) for bound in (lower, upper)]
+    smaller, larger = torch.minimum(*finite), torch.maximum(*finite)
+    return torch.where(smaller > 0, smaller, larger)
 
 
 def read_entries(operator: LinearOperator) -> Dense | Sparse | None:

@@ -24,7 +24,7 @@ class KKTResiduals:
     """Relative KKT residuals (2-norms), recomputed in float64 on the unscaled data.
 
     primal = (||Ax - proj(Ax)|| + ||x - proj(x)||) / (1 + ||b||), dual = ||dual residual|| / (1 + ||c||),
-    gap = |p - d| / (1 + |p| + |d|); b holds the finite row bound of smaller magnitude of each row.
+    gap = |p - d| / (1 + |p| + |d|); b holds the bound of each row that Ax is nearer to.
 
     leak = (|y|^T |Ax - proj(Ax)| + |z|^T |x - proj(x)| + |(x, Ax)|^T dual residual) / (1 + |p| + |d|): what the
     violations that are left are worth in the objective, to first order. It decides no status; where duals or weights
@@ -152,8 +152,9 @@ def kkt_residuals(lp: LinearProgram, x: Tensor, y: Tensor) -> tuple[float, float
     dual_objective = from_rows + from_columns + lp.offset
     dual_residual = math.hypot(float(rows_left.norm()), float(columns_left.norm()))
     size = 1 + abs(primal_objective) + abs(dual_objective)
+    bounds = 1 + float(size_of_bounds(lp.row_lower, lp.row_upper, activity))
     kkt = KKTResiduals(
-        primal=math.hypot(float(off_rows.norm()), float(off_columns.norm())) / (1 + _bounds(lp)),
+        primal=math.hypot(float(off_rows.norm()), float(off_columns.norm())) / bounds,
         dual=dual_residual / (1 + float(lp.c.norm())),
         gap=abs(primal_objective - dual_objective) / size,
         leak=float(y.abs() @ off_rows + z.abs() @ off_columns + activity.abs() @ rows_left + x.abs() @ columns_left)
@@ -186,7 +187,7 @@ def proves_infeasible(lp: LinearProgram, ray: Tensor, rtol: float = RAY_RTOL) ->
     gain = from_rows + from_columns
     # every point violates the constraints by gain / size or more; by less than this it would pass for feasible
     size = math.hypot(float(ray.norm()), float(pulled.norm()))
-    is_violated = gain > 1e-9 * size * (1 + _bounds(lp))
+    is_violated = gain > 1e-9 * size * (1 + _largest_bounds(lp))
     return is_violated and math.hypot(float(rows_left.norm()), float(columns_left.norm())) <= rtol * gain
 
 
@@ -220,8 +221,10 @@ def _finds_feasible_point(lp: LinearProgram, backend: LPBackend) -> bool:
 
 
 def _primal_residual(lp: LinearProgram, x: Tensor) -> float:
-    off_rows, off_columns = _violations(lp, x, lp.A.matvec(x))
-    return math.hypot(float(off_rows.norm()), float(off_columns.norm())) / (1 + _bounds(lp))
+    activity = lp.A.matvec(x)
+    off_rows, off_columns = _violations(lp, x, activity)
+    bounds = 1 + float(size_of_bounds(lp.row_lower, lp.row_upper, activity))
+    return math.hypot(float(off_rows.norm()), float(off_columns.norm())) / bounds
 
 
 def _violations(lp: LinearProgram, x: Tensor, activity: Tensor) -> tuple[Tensor, Tensor]:
@@ -230,14 +233,15 @@ def _violations(lp: LinearProgram, x: Tensor, activity: Tensor) -> tuple[Tensor,
     return off_rows, (x - x.clamp(lp.col_lower, lp.col_upper)).abs()
 
 
-def size_of_bounds(lower: Tensor, upper: Tensor) -> Tensor:
-    """``||b||``, b holding the finite bound of smaller magnitude of each row: a far one says nothing of its scale."""
-    smaller = torch.minimum(lower.abs(), upper.abs())  # infinity is none, and gives way to a finite one
-    return _finite_or_zero(smaller).norm(dim=0)
+def size_of_bounds(lower: Tensor, upper: Tensor, activity: Tensor) -> Tensor:
+    """``||b||``, b holding the bound of each row that its activity is nearer to; a far one says nothing of scale."""
+    nearer = torch.where((activity - lower).abs() <= (upper - activity).abs(), lower, upper)
+    return _finite_or_zero(nearer).norm(dim=0)
 
 
-def _bounds(lp: LinearProgram) -> float:
-    return float(size_of_bounds(lp.row_lower, lp.row_upper))
+def _largest_bounds(lp: LinearProgram) -> float:
+    """``||b||``, b holding the finite bound of larger magnitude of each row."""
+    return float(torch.maximum(_finite_or_zero(lp.row_lower).abs(), _finite_or_zero(lp.row_upper).abs()).norm())
 
 
 def _support(lower: Tensor, upper: Tensor, dual: Tensor) -> tuple[float, Tensor]:
