@@ -115,14 +115,12 @@ class HyperSearch(Move, ABC):
         splits: data that the trials are trained on.
         trials: number of settings.
         reach: largest shift of λ, either way.
-        max_epochs: cap on the epochs of one trial.
         patience: epochs without a new best of the trial after which it stops.
     """
 
     splits: tuple[Split, ...] = ("train",)
     trials: int = 3
     reach: float = 4.0
-    max_epochs: float = math.inf
     patience: int = 1
 
     def __post_init__(self) -> None:
@@ -132,7 +130,7 @@ class HyperSearch(Move, ABC):
 
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
         share = here.budget / self.trials / epoch_price(problem, self.splits)
-        count = _whole(min(self.max_epochs, share))
+        count = _whole(share)
         shifts = self.shifts(len(here.point.hyper), here.seed)
         shift = next(shifts)
         for number in range(1, self.trials + 1):
@@ -302,7 +300,7 @@ def _whole(share: float) -> int:
         ValueError: if nothing limits them.
     """
     if share == math.inf:
-        raise ValueError("budget: expected a finite number of passes where max_epochs sets no limit, got inf")
+        raise ValueError("budget: expected a finite number of passes, got inf")
     return max(1, math.floor(share))
 
 

@@ -152,9 +152,8 @@ def kkt_residuals(lp: LinearProgram, x: Tensor, y: Tensor) -> tuple[float, float
     dual_objective = from_rows + from_columns + lp.offset
     dual_residual = math.hypot(float(rows_left.norm()), float(columns_left.norm()))
     size = 1 + abs(primal_objective) + abs(dual_objective)
-    bounds = 1 + float(size_of_bounds(lp.row_lower, lp.row_upper, activity))
     kkt = KKTResiduals(
-        primal=math.hypot(float(off_rows.norm()), float(off_columns.norm())) / bounds,
+        primal=_primal_residual(lp, activity, off_rows, off_columns),
         dual=dual_residual / (1 + float(lp.c.norm())),
         gap=abs(primal_objective - dual_objective) / size,
         leak=float(y.abs() @ off_rows + z.abs() @ off_columns + activity.abs() @ rows_left + x.abs() @ columns_left)
@@ -217,14 +216,16 @@ def _finds_feasible_point(lp: LinearProgram, backend: LPBackend) -> bool:
         col_lower=lp.col_lower, col_upper=lp.col_upper,
     )  # fmt: skip
     x = _point("x", backend.solve(without_costs).x, lp.num_columns, lp.A.device)
-    return bool(torch.isfinite(x).all()) and _primal_residual(lp, x) <= backend.rtol
-
-
-def _primal_residual(lp: LinearProgram, x: Tensor) -> float:
+    if not torch.isfinite(x).all():
+        return False
     activity = lp.A.matvec(x)
-    off_rows, off_columns = _violations(lp, x, activity)
-    bounds = 1 + float(size_of_bounds(lp.row_lower, lp.row_upper, activity))
-    return math.hypot(float(off_rows.norm()), float(off_columns.norm())) / bounds
+    return _primal_residual(lp, activity, *_violations(lp, x, activity)) <= backend.rtol
+
+
+def _primal_residual(lp: LinearProgram, activity: Tensor, off_rows: Tensor, off_columns: Tensor) -> float:
+    """Size of the violations, relative to that of the bounds."""
+    bounds = float(size_of_bounds(lp.row_lower, lp.row_upper, activity))
+    return math.hypot(float(off_rows.norm()), float(off_columns.norm())) / (1 + bounds)
 
 
 def _violations(lp: LinearProgram, x: Tensor, activity: Tensor) -> tuple[Tensor, Tensor]:
