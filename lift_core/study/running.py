@@ -113,10 +113,9 @@ def _run_cell(cell: Cell, folder: Path, running: set[subprocess.Popen[bytes]]) -
             running.add(process)
             process.wait()
             running.remove(process)
-        if process.returncode != 0 or not (folder / RESULT).exists():
+        if not (folder / RESULT).exists():
             said = (folder / LOG).read_bytes()[begins:].decode("utf-8", "replace").strip().splitlines()
-            complaints = [line for line in said if line.startswith("lift: ")] or said  # of this process, if it has any
-            if not (folder / RESULT).exists():
-                return Outcome(cell, None, complaints[-1] if complaints else "it printed nothing")
+            complaints = [line for line in said if line.startswith("lift: ")] or said
+            return Outcome(cell, None, complaints[-1] if complaints else "it printed nothing")
     (folder / CHECKPOINT).unlink(missing_ok=True)  # as large as the weights, and of no more use
     return Outcome(cell, json.loads((folder / RESULT).read_text(encoding="utf-8")))
