@@ -13,59 +13,27 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pool_studies import LIFT, Study, lead, pooled, test_metrics
 from rich.console import Console
 from rich.markdown import Markdown
 
 from lift_core.records import write_atomically
-from lift_core.study.summary import Spread, spread
+from lift_core.study import Spread
 
-Study = dict[str, Any]
-LIFT, PUBLISHED = "LiFT", "published recipe"
+PUBLISHED = "published recipe"
 COLUMNS = (
     "setting", "seeds", "warm start", "{variant}", "ahead of the warm start", "best control", "ahead of it",
     "gradients: {variant}, control", "ahead of the published recipe",
 )  # fmt: skip
 
 
-def pooled(studies: Sequence[Study]) -> Study:
-    """All cells and rows as one study.
-
-    Raises:
-        ValueError: if two files hold the same method of the same setting: their seeds must not be mixed.
-    """
-    rows = [row for study in studies for row in study["rows"]]
-    counts = Counter((row["setting"], row["method"]) for row in rows)
-    repeated = [key for key, count in counts.items() if count > 1]
-    if repeated:
-        raise ValueError(f"STUDY.json: {' | '.join(repeated[0])!r} stands in more than one of the files")
-    return {"cells": [cell for study in studies for cell in study["cells"]], "rows": rows}
-
-
-def test_metrics(study: Study) -> dict[tuple[str, str], dict[int, float]]:
-    """Test perplexity by setting and method, then seed; a variant of LiFT under its own name."""
-    found: dict[tuple[str, str], dict[int, float]] = {}
-    for cell in study["cells"]:
-        for method, value in cell["test"].items():
-            label = cell["variant"] if method == LIFT else method
-            if method == LIFT or cell["settings"].get("controls", True):
-                found.setdefault((cell["setting"], label), {})[cell["seed"]] = value
-    return found
-
-
-def lead(over: Mapping[int, float], lift: Mapping[int, float]) -> Spread | None:
-    """Mean and deviation over common seeds; None without one."""
-    differences = [over[seed] - lift[seed] for seed in sorted(over.keys() & lift.keys())]
-    return spread(differences) if differences else None
-
-
 def summary_rows(study: Study, variant: str) -> Iterable[tuple[str, ...]]:
     """A row for each setting that has the variant and controls."""
-    tests, variants = test_metrics(study), {cell["variant"] for cell in study["cells"]}
+    tests, variants = test_metrics(study["cells"]), {cell["variant"] for cell in study["cells"]}
     table = {(row["setting"], row["method"]): row for row in study["rows"]}
     for setting in dict.fromkeys(cell["setting"] for cell in study["cells"]):
         lift = tests.get((setting, variant), {})

@@ -162,6 +162,13 @@ def test_the_command_writes_table_json_and_page_and_check_repeats_a_cell(
     assert main(["study", "--check", str(stored), "--quiet"]) == 0
     assert "DIFFERS" not in capsys.readouterr().out
     document = json.loads(stored.read_text())
+    assert 0 < document["cells"][0]["seconds_without_controls"] < document["cells"][0]["seconds"]
+    document["cells"][0] |= {"seconds": 3600.0, "seconds_without_controls": 60.0}
+    stored.write_text(json.dumps(document))
+    assert main(["study", "--check", str(stored), "--quiet"]) == 0
+    said = capsys.readouterr().out
+    assert "without its controls" in said and "LiFT  " in said and "grid search" not in said
+    document["cells"][0] |= {"seconds": 1.0, "seconds_without_controls": 1.0}
     document["cells"][0]["test"]["LiFT"] *= 1.1
     del document["cells"][0]["test"]["random search"]  # a table from before there was this control
     stored.write_text(json.dumps(document))

@@ -7,6 +7,7 @@ import math
 import os
 import random
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -100,12 +101,14 @@ def _run(cells: list[Cell], folder: Path, jobs: int, console: Console) -> list[O
 
 
 _OF_CELL = ("setting", "variant", "seed", "settings", "preset")
+_SECONDS = ("seconds", "seconds_without_controls")
 
 
 def _check(path: Path, rtol: float, within: float, console: Console) -> int:
     """Run one cell of a stored study again; 1 if a test metric differs by more than ``rtol``.
 
-    It is drawn from those that took at most ``within`` minutes; a study that has none is named and passed over.
+    It is drawn from those that took at most ``within`` minutes, with their controls or, if these took longer, without
+    them; a study that has none is named and passed over.
     """
     if not 0 <= rtol < math.inf:
         raise ValueError(f"--rtol: expected a number of at least 0, got {rtol}")
@@ -114,7 +117,8 @@ def _check(path: Path, rtol: float, within: float, console: Console) -> int:
     try:
         cells = list(json.loads(path.read_text(encoding="utf-8"))["cells"])
         stored: list[dict[str, Any]] = [
-            {key: cell[key] for key in (*_OF_CELL, "test")} | {"seconds": float(cell["seconds"])}
+            {key: cell[key] for key in (*_OF_CELL, "test")}
+            | {key: float(cell.get(key, cell["seconds"])) for key in _SECONDS}
             for cell in cells
             if cell["test"] and cell["settings"]["problem"]
         ]
@@ -122,14 +126,18 @@ def _check(path: Path, rtol: float, within: float, console: Console) -> int:
         raise ValueError(f"--check: expected a {STUDY} of lift study, got {path} ({error!r})") from error
     if not stored:
         raise ValueError(f"--check: expected at least one finished cell, got none in {path}")
-    quick = [cell for cell in stored if cell["seconds"] <= 60 * within]
+    whole, alone = _SECONDS
+    quick = [cell for cell in stored if cell[alone] <= 60 * within]
     if not quick:
-        fastest = min(cell["seconds"] for cell in stored) / 60
+        fastest = min(cell[alone] for cell in stored) / 60
         typer.echo(f"{path}: nothing checked; the fastest cell took {fastest:.2g} minutes, --within is {within:g}")
         return 0
     chosen = random.SystemRandom().choice(quick)
     cell = Cell(**{key: chosen[key] for key in _OF_CELL})
     typer.echo(f"{path}: {cell.setting} | {cell.variant} | seed {cell.seed}")
+    if chosen[whole] > 60 * within:
+        typer.echo("  without its controls, with which it took longer")
+        cell = replace(cell, settings={**cell.settings, "controls": False})
     with tempfile.TemporaryDirectory() as folder:
         (outcome,) = _run([cell], Path(folder), 1, console)
     if outcome.document is None:

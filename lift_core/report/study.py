@@ -28,7 +28,11 @@ def study_document(outcomes: Sequence[Outcome], *, plan: str) -> dict[str, Any]:
     cells = [
         outcome.cell.to_json()
         | {"name": outcome.cell.name, "error": outcome.error}
-        | {"test": _test_metrics(outcome.document), "seconds": _seconds(outcome.document)}
+        | {
+            "test": _test_metrics(outcome.document),
+            "seconds": _seconds(outcome.document),
+            "seconds_without_controls": _seconds(outcome.document, methods=2),
+        }
         for outcome in outcomes
     ]
     return finite(
@@ -50,11 +54,11 @@ def _test_metrics(document: Mapping[str, Any] | None) -> dict[str, float]:
     return {} if document is None else {row["method"]: row["metric"]["test"] for row in document["methods"]}
 
 
-def _seconds(document: Mapping[str, Any] | None) -> float | None:
-    """What a cell took, warm-up and controls included."""
+def _seconds(document: Mapping[str, Any] | None, methods: int | None = None) -> float | None:
+    """What a cell took, warm-up included, for all methods or for the first few: before, LiFT, then the controls."""
     if document is None:
         return None
-    return sum(record["seconds"] for stage in ("warmup", "methods") for record in document[stage])
+    return sum(record["seconds"] for record in (*document["warmup"], *document["methods"][:methods]))
 
 
 def _body(document: Document) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -159,19 +158,8 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
     two and all blocks; evaluation on parts of the validation and test articles. Another ``model`` gets 5, 25 and 100 %,
     its last block, whole splits and blocks of 1,024 tokens.
     """
-    refit: dict[str, Any] = dict(PRESETS["refit"])
-    clamped: Settings = {"curvature_options": {**refit["curvature_options"], "definiteness": "clamped"}}
     variants: dict[str, Settings] = {
         "LiFT": {},
-        "strengths move tenfold": {"hyper_radius": math.log(10)},
-        "three epochs beside the direction": {"refit_all_in": False},
-        "clamped, λ + 3 d": {
-            **clamped,
-            "weights_radius": 0.1,
-            "hyper_radius": 3.0,
-            "refit_reach": [3.0],
-            "refit_all_in": False,
-        },
         "move only, ρ = 0.01": {**_MOVE, "slack": [1e-2], "weights_radius": 0.1},
         "published recipe": _PUBLISHED,
     }
@@ -186,7 +174,7 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
         base = {
             "problem": "gpt2_wikitext2",
             "problem_options": {"train_share": share, "initial_strength": strength, **common, **blocks},
-            **refit,
+            **PRESETS["refit"],
         }
         setting = f"{label}, {share:.0%} of the articles, strength {strength:g}"
         yield from _cells(setting if model is None else f"{model}, {setting}", base, variants, seeds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,6 +18,10 @@ class Spread(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.mean:.4g}" if self.deviation is None else f"{self.mean:.4g} ± {self.deviation:.2g}"
+
+
+SPREADS = ("test", "validation", "train", "gradients", "products", "cost", "seconds", "ahead")
+"""The columns of a row that are means over seeds."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +54,15 @@ class Row:
     ahead: Spread | None
 
     def to_json(self) -> dict[str, Any]:
-        spreads = ("test", "validation", "train", "gradients", "products", "cost", "seconds", "ahead")
-        values = {name: None if (one := getattr(self, name)) is None else one._asdict() for name in spreads}
+        values = {name: None if (one := getattr(self, name)) is None else one._asdict() for name in SPREADS}
         return {"setting": self.setting, "method": self.method, "metric": self.metric, "seeds": self.seeds} | values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Row:
+        """The row that `to_json` wrote."""
+        known: dict[str, Any] = {**values, "seeds": tuple(values["seeds"])}
+        known |= {name: None if (one := values[name]) is None else Spread(**one) for name in SPREADS}
+        return cls(**known)
 
 
 def summarize(outcomes: Iterable[Outcome]) -> list[Row]:
@@ -91,7 +101,7 @@ def difference(row: Row) -> str:
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """One table per setting, lowest mean test metric in bold.
+    """One table per setting, lowest mean test metric in bold; a row of other seeds than the first names them.
 
     >>> to_markdown([])
     ''
@@ -100,17 +110,20 @@ def to_markdown(rows: Sequence[Row]) -> str:
     for setting in dict.fromkeys(row.setting for row in rows):
         here = [row for row in rows if row.setting == setting]
         best = min(here, key=lambda row: row.test.mean)
-        seeds = here[0].seeds
-        which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-        head = f"**{setting[0].upper()}{setting[1:]}** ({here[0].metric}; {which})"
+        head = f"**{setting[0].upper()}{setting[1:]}** ({here[0].metric}; {_seeds(here[0])})"
         columns = ("method", "test", "LiFT ahead by", "validation", "gradients", "products", "cost", "seconds")
         lines = [head, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         for row in here:
             test = f"**{row.test}**" if row is best else str(row.test)
             spent = (f"{kind.mean:.3g}" for kind in (row.gradients, row.products, row.cost, row.seconds))
-            lines.append("| " + " | ".join((row.method, test, difference(row), str(row.validation), *spent)) + " |")
+            method = row.method if row.seeds == here[0].seeds else f"{row.method} ({_seeds(row)})"
+            lines.append("| " + " | ".join((method, test, difference(row), str(row.validation), *spent)) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _seeds(row: Row) -> str:
+    return f"seed{'s' if len(row.seeds) > 1 else ''} {', '.join(map(str, row.seeds))}"
 
 
 def _row(
