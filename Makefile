@@ -24,8 +24,8 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 study-check: $(READY)
-	printf '%s\n' docs/results/*.json | xargs -P 2 -I {} sh -c \
-	  'shown=$$($(BIN)/lift study --check {} --within 8 2>&1); code=$$?; echo "$$shown"; exit $$code'
+	printf '%s\n' language articles small ablations | xargs -P 2 -I {} sh -c \
+	  'shown=$$($(BIN)/lift study --check docs/results/{}.json --within 7 2>&1); code=$$?; echo "$$shown"; exit $$code'
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict

@@ -1,7 +1,11 @@
-"""A figure of one setting of a study: the test metric of every method, mean and standard deviation, best one on top.
+"""A figure of a study. One setting: the test metric of every method, best one on top. Several: LiFT's lead in each.
+
+Dots are means over seeds, bars sample standard deviations. Gradients count a Hessian product as two and leave
+evaluations out.
 
 Example:
-    python benchmarks/study_figure.py docs/results/long/articles_5.json --out docs/figures/articles_5.svg
+    python benchmarks/study_figure.py docs/results/articles.json --out docs/figures/articles.svg
+    python benchmarks/study_figure.py docs/results/language.json --out docs/figures/language.svg
 """
 
 from __future__ import annotations
@@ -10,34 +14,71 @@ import argparse
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from lift_core.records import write_atomically
+from lift_core.study import Row
 
 OURS, OTHERS = "#0b7285", "#495057"
+COLUMNS = 3
+"""Settings side by side."""
 
 
-def draw(rows: Sequence[Mapping[str, Any]], lift: str) -> str:
-    """The figure as SVG. Equal rows give equal text."""
-    matplotlib.rcParams.update({"svg.hashsalt": "lift", "font.size": 9})
-    rows = sorted(rows, key=lambda row: -row["test"]["mean"])
+def draw_setting(rows: Sequence[Row], lift: str) -> Figure:
+    """Test metric by method."""
+    rows = sorted(rows, key=lambda row: -row.test.mean)
     figure, axes = plt.subplots(figsize=(7, 0.8 + 0.28 * len(rows)))
     for place, row in enumerate(rows):
-        spread = row["test"]["deviation"] or 0.0
-        colour = OURS if row["method"] == lift else OTHERS
-        axes.errorbar(row["test"]["mean"], place, xerr=spread, fmt="o", ms=5, color=colour, capsize=2)
-        spent = row["gradients"]["mean"] + 2 * row["products"]["mean"]
+        colour = OURS if row.method == lift else OTHERS
+        axes.errorbar(row.test.mean, place, xerr=row.test.deviation or 0.0, fmt="o", ms=5, color=colour, capsize=2)
+        spent = row.gradients.mean + 2 * row.products.mean
         axes.annotate(f"{spent:.1f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", color=colour)
     axes.annotate("gradients", (1.01, len(rows) - 0.4), xycoords=("axes fraction", "data"), fontsize=8, color=OTHERS)
-    axes.set_yticks(range(len(rows)), [row["method"] for row in rows])
-    axes.set_xlabel(f"test {rows[0]['metric']}, mean ± standard deviation over seeds")
+    axes.set_yticks(range(len(rows)), [row.method for row in rows])
+    axes.set_xlabel(f"test {rows[0].metric}, mean ± standard deviation over seeds")
+    _lighten(axes)
+    return figure
+
+
+def draw_leads(rows: Sequence[Row], lift: str) -> Figure:
+    """How far LiFT is ahead of each method, a panel for each setting."""
+    settings = list(dict.fromkeys(row.setting for row in rows))
+    methods = [method for method in dict.fromkeys(row.method for row in rows) if method != lift]
+    columns = min(COLUMNS, len(settings))
+    lines = -(-len(settings) // columns)
+    size = (2.2 + 2.4 * columns, lines * (1.0 + 0.2 * len(methods)))
+    figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
+    for axes, setting in zip(grid.flat, settings, strict=False):
+        here = [row for row in rows if row.setting == setting and row.ahead is not None]
+        for row in here:
+            assert row.ahead is not None
+            place, colour = -methods.index(row.method), OURS if row.ahead.mean > 0 else "#c92a2a"
+            axes.errorbar(
+                row.ahead.mean, place, xerr=row.ahead.deviation or 0.0, fmt="o", ms=4, color=colour, capsize=2
+            )
+        axes.axvline(0, color=OTHERS, lw=0.8)
+        axes.set_title("\n".join(setting.split(", ", 1)), fontsize=8)
+        axes.set_yticks([-place for place in range(len(methods))], methods)
+        _lighten(axes)
+    for axes in grid.flat[len(settings) :]:
+        axes.set_visible(False)
+    figure.supxlabel(f"LiFT ahead by: test {rows[0].metric}, mean ± standard deviation over seeds", fontsize=9)
+    return figure
+
+
+def _lighten(axes: Axes) -> None:
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def as_svg(figure: Figure) -> str:
+    """Equal figures give equal text."""
     text = io.StringIO()
     figure.savefig(text, format="svg", bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)
@@ -46,19 +87,22 @@ def draw(rows: Sequence[Mapping[str, Any]], lift: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, metavar="STUDY.json", help="of lift study")
+    parser.add_argument("study", type=Path, metavar="STUDY.json", help="of lift study or of pool_studies.py")
     parser.add_argument("--setting", default="", metavar="REGEX", help="which, where there are several")
-    parser.add_argument("--highlight", default="LiFT", metavar="METHOD", help="the method in colour")
+    parser.add_argument("--highlight", default="LiFT", metavar="METHOD", help="LiFT's name there")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.svg")
     options = parser.parse_args()
     if not options.study.is_file():
         parser.error(f"STUDY.json: not found: {options.study}")
-    rows = json.loads(options.study.read_text(encoding="utf-8"))["rows"]
-    settings = [name for name in dict.fromkeys(row["setting"] for row in rows) if re.search(options.setting, name)]
-    if len(settings) != 1:
-        parser.error(f"--setting: expected one of the settings, got {options.setting!r}, which finds {settings}")
-    write_atomically(options.out, draw([row for row in rows if row["setting"] == settings[0]], options.highlight))
-    print(f"{settings[0]}: {options.out}")
+    matplotlib.rcParams.update({"svg.hashsalt": "lift", "font.size": 9})
+    stored = json.loads(options.study.read_text(encoding="utf-8"))["rows"]
+    rows = [Row.from_json(row) for row in stored if re.search(options.setting, row["setting"])]
+    settings = list(dict.fromkeys(row.setting for row in rows))
+    if not settings:
+        parser.error(f"--setting: expected part of a setting of the study, got {options.setting!r}")
+    draw = draw_setting if len(settings) == 1 else draw_leads
+    write_atomically(options.out, as_svg(draw(rows, options.highlight)))
+    print(f"{', '.join(settings)}: {options.out}")
 
 
 if __name__ == "__main__":

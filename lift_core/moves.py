@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -70,6 +70,8 @@ class Candidate:
         curve: ``(t or epoch, selection loss)`` of everything that was evaluated on the way.
         facts: for the report.
         d_hyper: d_λ of the direction that led here, shape (p,); None where there was none.
+        gain: decrease of F that this direction promises to first order, over its whole length; infinite where there
+            was none.
     """
 
     label: str
@@ -78,6 +80,7 @@ class Candidate:
     curve: tuple[tuple[float, float], ...]
     facts: Facts = field(default_factory=Facts)
     d_hyper: Float64[Tensor, " p"] | None = None
+    gain: float = math.inf
 
     @property
     def known(self) -> dict[str, float]:
@@ -102,7 +105,8 @@ class Move(ABC):
     def best(self, problem: BilevelProblem, here: Situation) -> tuple[Candidate, list[Facts]]:
         """The candidate of lowest selection loss, and what there is to say of every one.
 
-        Where none is below the loss here, the answer stays put, and keeps the best candidate's direction in λ.
+        Where none is below the loss here, the answer stays put, and keeps the best candidate's direction in λ and what
+        it promises.
         """
         best: Candidate | None = None
         described: list[Facts] = []
@@ -111,8 +115,8 @@ class Move(ABC):
             best = candidate if best is None or candidate.selection_loss < best.selection_loss else best
         if best is not None and best.selection_loss < here.selection_loss:
             return best, described
-        curve, d_hyper = ((0.0, here.selection_loss),), None if best is None else best.d_hyper
-        return Candidate("stay", here.training, here.selection_loss, curve, d_hyper=d_hyper), described
+        stay = Candidate("stay", here.training, here.selection_loss, ((0.0, here.selection_loss),))
+        return stay if best is None else replace(stay, d_hyper=best.d_hyper, gain=best.gain), described
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,9 @@ def search_along(problem: BilevelProblem, here: Situation, direction: Direction)
     found = here.line_search.search(lambda t: problem.loss(at(t), "selection"), here.selection_loss, direction.slope)
     facts = direction.facts | {"step_size": found.step_size, "predicted_decrease": -direction.slope * found.step_size}
     reached = TrainingState.fresh(at(found.step_size))
-    return Candidate(direction.label, reached, found.value, found.evaluations, facts, direction.d_hyper)
+    return Candidate(
+        direction.label, reached, found.value, found.evaluations, facts, direction.d_hyper, gain=-direction.slope
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

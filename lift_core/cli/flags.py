@@ -136,6 +136,11 @@ RefitReach = Annotated[
     _flag("One refit for each of these multiples of the direction of λ.", default="the move's own λ",
           metavar="s,s,...", panel=_STEPS),
 ]  # fmt: skip
+RefitMinGain = Annotated[
+    float | None,
+    _flag("Share of the loss that a direction must promise for a refit to move λ.", default=RunSettings.refit_min_gain,
+          panel=_STEPS),
+]  # fmt: skip
 Rounds = Annotated[int | None, _flag("LP steps, at most.", default=RunSettings.rounds, panel=_STEPS)]
 Controls = Annotated[
     bool | None,

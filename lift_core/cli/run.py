@@ -64,6 +64,7 @@ def run(
     refit_on: flags.RefitOn = None,
     refit_patience: flags.RefitPatience = None,
     refit_reach: flags.RefitReach = None,
+    refit_min_gain: flags.RefitMinGain = None,
     rounds: flags.Rounds = None,
     controls: flags.Controls = None,
     more_controls: flags.MoreControls = None,

@@ -70,6 +70,7 @@ class RunSettings:
     refit_on: RefitData = "train"
     refit_patience: int = Refit.patience
     refit_reach: tuple[float, ...] = Refit.reach
+    refit_min_gain: float = Refit.min_gain
     rounds: int = LocalSearch.rounds
     controls: bool = True
     more_controls: bool = False
@@ -131,6 +132,7 @@ class RunSettings:
             splits=("train", "direction") if self.refit_on == "train+direction" else ("train",),
             patience=self.refit_patience,
             reach=self.refit_reach,
+            min_gain=self.refit_min_gain,
         )
 
     def _controls_box(self, box: TrustBox) -> TrustBox:
