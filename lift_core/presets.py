@@ -48,8 +48,8 @@ section, no refit.
 ``refit``: for language models with a log strength per tensor or a weight per article, the LiFT of `docs/results.md`.
 λ's direction d comes from the LP at ρ = 0, where only p numbers are fitted to the direction data, and the weights from
 a refit on train + direction data at λ + d, where a strength is e⁴ times as large or as small: as far as the searches
-among the controls go. Direction and refit together cost three epochs on that data, evaluations aside. The box on θ is
-too wide to bind, that of the gradient controls a tenth of each tensor's size. Curvature comes from one training
-batch; negative eigenvalues count by their size: λ's direction then depends less on the batch than with those set to
-zero (``benchmarks/hypergradient_signs.py``).
+among the controls go. λ stays where the LP promises less than a thousandth of the loss. Direction and refit together
+cost three epochs on that data, evaluations aside. The box on θ is too wide to bind, that of the gradient controls a
+tenth of each tensor's size. Curvature comes from one training batch; negative eigenvalues count by their size: λ's
+direction then depends less on the batch than with those set to zero (``benchmarks/hypergradient_signs.py``).
 """
