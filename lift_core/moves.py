@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -69,9 +69,8 @@ class Candidate:
         selection_loss: F on the selection split.
         curve: ``(t or epoch, selection loss)`` of everything that was evaluated on the way.
         facts: for the report.
-        d_hyper: d_λ of the direction that led here, shape (p,); None where there was none.
-        gain: decrease of F that this direction promises to first order, over its whole length; infinite where there
-            was none.
+        d_hyper: d_λ of the direction that led here, shape (p,); zero where the move found nothing to do, None where
+            there was no direction.
     """
 
     label: str
@@ -80,7 +79,6 @@ class Candidate:
     curve: tuple[tuple[float, float], ...]
     facts: Facts = field(default_factory=Facts)
     d_hyper: Float64[Tensor, " p"] | None = None
-    gain: float = math.inf
 
     @property
     def known(self) -> dict[str, float]:
@@ -105,8 +103,7 @@ class Move(ABC):
     def best(self, problem: BilevelProblem, here: Situation) -> tuple[Candidate, list[Facts]]:
         """The candidate of lowest selection loss, and what there is to say of every one.
 
-        Where none is below the loss here, the answer stays put, and keeps the best candidate's direction in λ and what
-        it promises.
+        Where none is below the loss here, the answer stays put, and keeps the best candidate's direction in λ.
         """
         best: Candidate | None = None
         described: list[Facts] = []
@@ -115,8 +112,8 @@ class Move(ABC):
             best = candidate if best is None or candidate.selection_loss < best.selection_loss else best
         if best is not None and best.selection_loss < here.selection_loss:
             return best, described
-        stay = Candidate("stay", here.training, here.selection_loss, ((0.0, here.selection_loss),))
-        return stay if best is None else replace(stay, d_hyper=best.d_hyper, gain=best.gain), described
+        curve, d_hyper = ((0.0, here.selection_loss),), None if best is None else best.d_hyper
+        return Candidate("stay", here.training, here.selection_loss, curve, d_hyper=d_hyper), described
 
 
 @dataclass(frozen=True)
@@ -145,8 +142,8 @@ class LineMove(Move):
 def search_along(problem: BilevelProblem, here: Situation, direction: Direction) -> Candidate:
     """Line search along ``(λ, θ) + t d``, λ clipped to its bounds; a zero direction stays where it is."""
     if not (direction.d_hyper.any() or direction.d_weights.any()):
-        facts = direction.facts | {"step_size": 0.0, "predicted_decrease": 0.0}
-        return Candidate(direction.label, here.training, here.selection_loss, ((0.0, here.selection_loss),), facts)
+        facts, curve = direction.facts | {"step_size": 0.0, "predicted_decrease": 0.0}, ((0.0, here.selection_loss),)
+        return Candidate(direction.label, here.training, here.selection_loss, curve, facts, direction.d_hyper)
 
     def at(step_size: float) -> Point:
         point = here.point.moved(direction.d_hyper, direction.d_weights, step_size)
@@ -155,9 +152,7 @@ def search_along(problem: BilevelProblem, here: Situation, direction: Direction)
     found = here.line_search.search(lambda t: problem.loss(at(t), "selection"), here.selection_loss, direction.slope)
     facts = direction.facts | {"step_size": found.step_size, "predicted_decrease": -direction.slope * found.step_size}
     reached = TrainingState.fresh(at(found.step_size))
-    return Candidate(
-        direction.label, reached, found.value, found.evaluations, facts, direction.d_hyper, gain=-direction.slope
-    )
+    return Candidate(direction.label, reached, found.value, found.evaluations, facts, direction.d_hyper)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +166,9 @@ class LPDirection(LineMove):
         delta: one absolute δ, in units of the training gradient, in place of the ratios.
         box: trust region and kept rows.
         unit_norm: whether directions are scaled to ``‖(d_λ, d_θ)‖₂ = 1`` before the line search.
+        tolerance: share of the selection loss; a solution that promises no larger decrease makes a zero direction. At
+            ρ = 0 the promise is all that λ can gain in the trust box, to first order, and the signs of a hypergradient
+            that is as good as zero are noise.
     """
 
     backend: LPBackend
@@ -179,6 +177,7 @@ class LPDirection(LineMove):
     delta: float | None = None
     box: TrustBox = field(default_factory=TrustBox)
     unit_norm: bool = False
+    tolerance: float = 1e-10
     name: str = "LiFT"
 
     def __post_init__(self) -> None:
@@ -186,6 +185,12 @@ class LPDirection(LineMove):
             raise ValueError(f"delta: expected a finite number >= 0, got {self.delta}")
         if not self.slacks or not all(0 <= slack <= 1 for slack in self.slacks):
             raise ValueError(f"slacks: expected one or more ratios in [0, 1], got {self.slacks}")
+        if not 0 <= self.tolerance < math.inf:
+            raise ValueError(f"tolerance: expected a finite share of at least 0, got {self.tolerance}")
+
+    def is_descent(self, value: float, selection_loss: float) -> bool:
+        """Whether an LP of this value promises enough."""
+        return -value > self.tolerance * abs(selection_loss)
 
     def directions(self, problem: BilevelProblem, here: Situation, known: Linearization) -> Iterator[Direction]:
         built = build_curvature(
@@ -206,11 +211,11 @@ class LPDirection(LineMove):
             "row_coverage": lps[0].num_rows / len(known.grad_weights),
         }
         for (label, slack), lp, solution in zip(labels, lps, solve_lps(lps, self.backend), strict=True):
-            has_point = bool(torch.isfinite(solution.x).all())
-            x = solution.x if has_point else torch.zeros_like(solution.x)  # no direction, but a status to report
+            taken = bool(torch.isfinite(solution.x).all()) and self.is_descent(solution.objective, here.selection_loss)
+            x = solution.x if taken else torch.zeros_like(solution.x)  # no direction, but a status to report
             facts = shared | {"slack": slack} | lp_facts(solution) | _box_share(lp.col_upper, x, p)
             scale = 1 / max(float(x.norm()), 1e-300) if self.unit_norm else 1.0
-            slope = scale * solution.objective if has_point else 0.0
+            slope = scale * solution.objective if taken else 0.0
             yield Direction(label, scale * x[:p], scale * x[p:], slope, facts)
 
     def _training_gradient_norm(self, problem: BilevelProblem, here: Situation, known: Linearization) -> float:

@@ -37,7 +37,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "refit_all_in": True,
             "refit_patience": 2,
             "refit_reach": [1.0],
-            "refit_min_gain": 1e-3,
+            "tolerance": 1e-3,
         },
     }
 )

@@ -31,7 +31,7 @@ class SearchStatus(enum.Enum):
     """Why a search ended; the value is the sentence a user reads."""
 
     ROUNDS_DONE = "all rounds were done"
-    STATIONARY = "stationary: the direction LP predicts no further decrease"
+    STATIONARY = "stationary: the direction LP promises no decrease beyond the tolerance"
     NO_DECREASE = "no candidate lowered the selection loss"
     DIVERGED = "training diverged during the warm-up: lower the learning rate"
     NO_DIRECTION = "the LP backend returned no direction; see the LP status"

@@ -10,9 +10,6 @@ from lift_core.moves import Candidate, Situation, take_epochs, until_stale
 from lift_core.problem import BilevelProblem, Point, Split
 from lift_core.training import check_training_splits, epoch_price
 
-AT_OLD_HYPER = "refit at λ, "
-"""How the label of a refit begins whose λ did not move."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Refit:
@@ -26,9 +23,6 @@ class Refit:
         splits: data: ``("train",)``, or ``("train", "direction")`` to use all that λ was tuned on.
         patience: epochs without a new best after which a refit stops.
         reach: multiples s; one refit each at ``λ + s d_λ``, where d_λ is the move's direction. Empty: at the move's λ.
-        min_gain: share of the selection loss that the move's direction must promise, to first order, for λ to move;
-            else there is one refit, at the λ that was. At ρ = 0 the promise is the value of the LP, which no λ in the
-            trust box betters: λ is as good as optimal then, and the signs of its hypergradient are noise.
         all_in: whether the epochs are the price of the whole round, evaluations aside: what its direction has spent, a
             Hessian product counted as two gradients, is then taken off them, and the last epoch ends where they do.
 
@@ -40,7 +34,6 @@ class Refit:
     splits: tuple[Split, ...] = ("train",)
     patience: int = 2
     reach: tuple[float, ...] = ()
-    min_gain: float = 0.0
     all_in: bool = False
 
     def __post_init__(self) -> None:
@@ -51,8 +44,6 @@ class Refit:
             raise ValueError(f"patience: expected at least 1, got {self.patience}")
         if not all(math.isfinite(multiple) for multiple in self.reach):
             raise ValueError(f"reach: expected finite multiples of the direction, got {self.reach}")
-        if not 0 <= self.min_gain < math.inf:
-            raise ValueError(f"min_gain: expected a finite share of at least 0, got {self.min_gain}")
 
     def best(self, problem: BilevelProblem, here: Situation, moved: Candidate, *, spent: float = 0.0) -> Candidate:
         """The epoch of lowest selection loss of all refits; ``moved`` where none is wanted or λ has no direction.
@@ -74,9 +65,8 @@ class Refit:
 
     def _starts(self, problem: BilevelProblem, here: Situation, moved: Candidate) -> Iterator[tuple[str, Point]]:
         assert moved.d_hyper is not None  # `best` has looked
-        promised = max(self.reach, default=1.0) * moved.gain
-        if self.min_gain > 0 and promised < self.min_gain * abs(here.selection_loss):
-            yield AT_OLD_HYPER, Point(here.point.hyper, moved.training.point.weights)
+        if not moved.d_hyper.any():
+            yield "refit at λ, ", Point(here.point.hyper, moved.training.point.weights)
             return
         if not self.reach:
             yield "refit ", moved.training.point

@@ -76,7 +76,8 @@ class LocalSearch:
         unit_norm: whether directions have unit norm before the line search.
         refit: training on at the new λ, which verifies the move; the better of the two is kept.
         rounds: number of LP steps, at most.
-        tolerance: the search is stationary where ``−LP value ≤ tolerance``.
+        tolerance: the search is stationary where the LP promises no larger decrease than this share of the selection
+            loss, see `LPDirection`; (λ, θ) does not move then, and a refit trains on at the λ that was.
         controls: other moves that start from the warm point and are reported beside the search.
         seed: of everything random.
 
@@ -119,6 +120,7 @@ class LocalSearch:
             delta=self.delta,
             box=self.box,
             unit_norm=self.unit_norm,
+            tolerance=self.tolerance,
         )
 
     def run(
@@ -189,12 +191,14 @@ class LocalSearch:
             snapshots=(*state.snapshots, here.point.weights),
             steps=(*state.steps, record),
             cost=state.cost + problem.cost,
-            status=self._verdict(candidates, accepted, len(state.steps) + 1),
+            status=self._verdict(candidates, here.selection_loss, accepted, len(state.steps) + 1),
         )
 
-    def _verdict(self, candidates: list[Facts], accepted: bool, rounds_done: int) -> SearchStatus | None:
+    def _verdict(
+        self, candidates: list[Facts], selection_loss: float, accepted: bool, rounds_done: int
+    ) -> SearchStatus | None:
         found = [(one["lp_objective"], one["lp_status"]) for one in candidates if one["lp_objective"] is not None]
-        descents = [-value > self.tolerance for value, _ in found]
+        descents = [self.direction().is_descent(value, selection_loss) for value, _ in found]
         solved = [status == LPStatus.OPTIMAL.name for _, status in found]
         if not any(descents):  # an LP that was not solved says nothing about the point
             return SearchStatus.STATIONARY if solved and all(solved) else SearchStatus.NO_DIRECTION

@@ -103,7 +103,7 @@ def test_every_flag_reaches_the_search() -> None:
         "learning_rate": 0.1, "warmup_epochs": 7, "refit_epochs": 6, "controls": False, "seed": 9,
         "refit_on": "train+direction", "delta": 0.5, "unit_norm": True, "averaging": 0.5,
         "refit_patience": 3, "refit_reach": (1.0, 2.0), "refit_all_in": True,
-        "refit_min_gain": 0.125,
+        "tolerance": 1e-5,
     }  # fmt: skip
     search = resolve(given, Quadratic()).search()
     box = lift.TrustBox(hyper_radius=2.0, weights_radius=3.0, relative=True, rows=0.5, kappa=0.25)
@@ -114,10 +114,10 @@ def test_every_flag_reaches_the_search() -> None:
     assert search.line_search == lift.Armijo(max_evaluations=5)
     assert search.trainer == lift.Trainer(learning_rate=0.1, averaging=0.5)
     both = ("train", "direction")
-    assert search.refit == lift.Refit(epochs=6, splits=both, patience=3, reach=(1.0, 2.0), all_in=True, min_gain=0.125)
+    assert search.refit == lift.Refit(epochs=6, splits=both, patience=3, reach=(1.0, 2.0), all_in=True)
     assert (search.delta, search.unit_norm) == (0.5, True)
-    numbers = (search.slack, search.warmup_epochs, search.rounds, search.controls, search.seed)
-    assert numbers == ((0.0, 0.5), 7, 4, (), 9)
+    numbers = (search.slack, search.warmup_epochs, search.rounds, search.controls, search.seed, search.tolerance)
+    assert numbers == ((0.0, 0.5), 7, 4, (), 9, 1e-5)
 
 
 class Suggesting(Quadratic):

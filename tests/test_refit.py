@@ -10,7 +10,6 @@ import torch
 from lift_core import Candidate, GoldenSection, Point, Refit, SignGradient, Situation, TrustBox
 from lift_core.metering import Metered
 from lift_core.problem import Split
-from lift_core.refit import AT_OLD_HYPER
 from lift_core.training import Trainer, TrainingState, epoch_price
 from problems import Network
 from tests.batched_network import BATCH, BatchedNetwork
@@ -48,32 +47,6 @@ def test_without_reach_the_refit_is_at_the_λ_of_the_move() -> None:
     best = Refit(epochs=2).best(PROBLEM, here, moved)
     assert torch.equal(best.training.point.hyper, moved.training.point.hyper)
     assert best.selection_loss == min(trained(moved.training.point.hyper, 2))
-
-
-@pytest.mark.parametrize("reach", [(), (1.0,), (0.5, 2.0)])
-def test_λ_moves_only_for_what_is_worth_it(reach: tuple[float, ...]) -> None:
-    here, moved = here_and_moved(2.0)
-    longest = max(reach, default=1.0)
-    refit = Refit(epochs=2, reach=reach, min_gain=0.01)
-    worth_it = refit.best(PROBLEM, here, replace(moved, gain=0.021 / longest))
-    not_moved = refit.best(PROBLEM, here, replace(moved, gain=0.019 / longest))
-    assert not torch.equal(worth_it.training.point.hyper, here.point.hyper)
-    assert torch.equal(not_moved.training.point.hyper, here.point.hyper)
-    assert not_moved.label.startswith(AT_OLD_HYPER)
-    assert not_moved.selection_loss == min(trained(here.point.hyper, 2))
-    always = replace(refit, min_gain=0.0).best(PROBLEM, here, replace(moved, gain=0.0))
-    assert torch.equal(always.training.point.hyper, worth_it.training.point.hyper)
-
-
-def test_what_a_direction_promises_goes_along_where_the_search_stays_put() -> None:
-    class Uphill(SignGradient):
-        def directions(self, problem, here, known):
-            for direction in super().directions(problem, here, known):
-                yield replace(direction, d_weights=-direction.d_weights, d_hyper=D_HYPER, slope=-0.25)
-
-    here, _ = here_and_moved(PROBLEM.loss(PROBLEM.initial_point(), "selection"))
-    best, _ = Uphill(box=TrustBox()).best(PROBLEM, here)
-    assert best.label == "stay" and best.gain == 0.25 and best.d_hyper is D_HYPER
 
 
 def test_λ_stays_within_its_bounds() -> None:

@@ -90,6 +90,27 @@ def test_a_solved_problem_is_stationary_and_keeps_its_point() -> None:
     assert torch.equal(result.point.weights, Solved().initial_point().weights)
 
 
+def test_where_the_lp_promises_too_little_nothing_moves_and_a_refit_trains_on() -> None:
+    refit = lift.Refit(epochs=3, reach=(0.5, 2.0))
+    search = replace(SEARCH, slack=0.0, warmup_epochs=2, controls=(), rounds=2, refit=refit)
+    network = Network()
+    first = search.run(network).steps[0]
+    share = -first["candidates"][0]["lp_objective"] / first["before"]["selection"]
+    moves = replace(search, tolerance=0.99 * share, rounds=1).run(network)
+    assert moves.status is not lift.SearchStatus.STATIONARY and moves.hyper_after != moves.hyper_before
+    stays = replace(search, tolerance=1.01 * share).run(network)
+    assert stays.status is lift.SearchStatus.STATIONARY and stays.hyper_after == stays.hyper_before
+    (step,) = stays.steps
+    assert step["label"] == "stay" and step["refit_label"].startswith("refit at λ, epoch")
+    assert step["after"]["selection"] < step["before"]["selection"] and len(step["refit_curve"]) == 4
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, float("nan"), float("inf")])
+def test_a_bad_tolerance_is_named(tolerance: float) -> None:
+    with pytest.raises(ValueError, match="tolerance: expected"):
+        replace(SEARCH, tolerance=tolerance)
+
+
 def test_a_program_that_was_not_solved_makes_no_point_stationary() -> None:
     hurried = replace(SEARCH, backend=InteriorPoint(time_limit=1e-9), warmup_epochs=1, controls=())
     assert hurried.run(Network()).status is lift.SearchStatus.NO_DIRECTION

@@ -136,12 +136,12 @@ RefitReach = Annotated[
     _flag("One refit for each of these multiples of the direction of λ.", default="the move's own λ",
           metavar="s,s,...", panel=_STEPS),
 ]  # fmt: skip
-RefitMinGain = Annotated[
+Rounds = Annotated[int | None, _flag("LP steps, at most.", default=RunSettings.rounds, panel=_STEPS)]
+Tolerance = Annotated[
     float | None,
-    _flag("Share of the loss that a direction must promise for a refit to move λ.", default=RunSettings.refit_min_gain,
+    _flag("Share of the loss; where the LP promises no more, nothing moves.", default=RunSettings.tolerance,
           panel=_STEPS),
 ]  # fmt: skip
-Rounds = Annotated[int | None, _flag("LP steps, at most.", default=RunSettings.rounds, panel=_STEPS)]
 Controls = Annotated[
     bool | None,
     _flag("Whether to run the methods to compare with.", "--controls/--no-controls", default="controls", panel=_STEPS),

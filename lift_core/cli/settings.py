@@ -70,8 +70,8 @@ class RunSettings:
     refit_on: RefitData = "train"
     refit_patience: int = Refit.patience
     refit_reach: tuple[float, ...] = Refit.reach
-    refit_min_gain: float = Refit.min_gain
     rounds: int = LocalSearch.rounds
+    tolerance: float = LocalSearch.tolerance
     controls: bool = True
     more_controls: bool = False
     controls_radius: float | None = None
@@ -121,6 +121,7 @@ class RunSettings:
             warmup_epochs=self.warmup_epochs,
             refit=self._refit(),
             rounds=self.rounds,
+            tolerance=self.tolerance,
             controls=self._controls(self._controls_box(box), curvature.share),
             seed=self.seed,
         )
@@ -132,7 +133,6 @@ class RunSettings:
             splits=("train", "direction") if self.refit_on == "train+direction" else ("train",),
             patience=self.refit_patience,
             reach=self.refit_reach,
-            min_gain=self.refit_min_gain,
         )
 
     def _controls_box(self, box: TrustBox) -> TrustBox:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lift_core.metering import Cost
-from lift_core.refit import AT_OLD_HYPER
 
 Document = Mapping[str, Any]
 NEAR_ZERO = 1e-3
@@ -125,19 +124,6 @@ def _held_back(document: Document) -> Iterator[str]:
         )
 
 
-def _hyper_kept(document: Document) -> Iterator[str]:
-    """Where the refit's own rule left λ alone."""
-    kept = [
-        n for n, step in enumerate(document["steps"], start=1) if (step["refit_label"] or "").startswith(AT_OLD_HYPER)
-    ]
-    if kept:
-        yield (
-            f"In round {', '.join(map(str, kept))} λ stayed: the direction promised less than the share of the loss "
-            "that --refit-min-gain asks for. The hyperparameters are as good as optimal there, to first order, and the "
-            "refit trained on."
-        )
-
-
 def _solves(document: Document) -> list[tuple[int, Document]]:
     """Every candidate with the number of its round."""
     return [(number, c) for number, step in enumerate(document["steps"], start=1) for c in step["candidates"]]
@@ -165,5 +151,4 @@ _CHECKS: tuple[Callable[[Document], Iterator[str]], ...] = (
     _far_from_trained,
     _nothing_left,
     _held_back,
-    _hyper_kept,
 )

@@ -15,7 +15,7 @@ Settings = Mapping[str, Any]
 
 PRESET_DECIDES = (
     "curvature", "curvature_options", "slack", "delta", "unit_norm", "hyper_radius", "weights_radius", "relative",
-    "rows", "kappa", "line_search", "refit_epochs",
+    "rows", "kappa", "line_search", "refit_epochs", "tolerance",
 )  # fmt: skip
 """Settings that a variant with a preset does not take from its plan."""
 
