@@ -1,8 +1,8 @@
 """Several ``study.json`` files of one plan as one: settings, variants and seeds that were run apart.
 
 A method that stands in several files is pooled over its seeds, exactly: mean and sample standard deviation are those of
-all runs together. "LiFT ahead by" is taken anew over the seeds that a method and the setting's first variant have in
-common, whichever files they came from.
+all runs together. "LiFT ahead by" is taken anew over the seeds that a method and the variant with the controls have in
+common, whichever files they came from. Runs of one setting and variant must agree in all their settings but the seed.
 
 Example:
     python benchmarks/pool_studies.py runs/a/study.json runs/b/study.json --out docs/results/language.json
@@ -27,38 +27,89 @@ Study = Mapping[str, Any]
 LIFT = "LiFT"
 
 
-def pooled(studies: Sequence[Study]) -> dict[str, Any]:
-    """One document of all cells and rows.
+def read_studies(paths: Sequence[Path]) -> list[Study]:
+    """The documents.
 
     Raises:
-        ValueError: if the plans differ, or a cell stands in two files.
+        ValueError: if a file is missing or was not written by ``lift study``.
     """
-    plans = sorted({study["plan"] for study in studies})
-    if len(plans) > 1:
-        raise ValueError(f"STUDY.json: expected studies of one plan, got {', '.join(plans)}")
+    studies: list[Study] = []
+    for path in paths:
+        try:
+            study = json.loads(path.read_text(encoding="utf-8"))
+            [Row.from_json(row) for row in study["rows"]], study["plan"], study["versions"]
+            [(cell["name"], cell["setting"], cell["variant"], cell["test"]) for cell in study["cells"]]
+        except OSError as error:
+            raise ValueError(f"STUDY.json: {path}: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"STUDY.json: expected a study.json of lift study, got {path} ({error!r})") from error
+        studies.append(study)
+    return studies
+
+
+def pooled(studies: Sequence[Study], ignore: Sequence[str] = ()) -> dict[str, Any]:
+    """One document of all cells and rows, those with controls first.
+
+    Args:
+        studies: of one plan, made by one version.
+        ignore: settings in which runs of one variant may differ nevertheless.
+
+    Raises:
+        ValueError: if plans, versions or settings differ, or a cell stands in two files.
+    """
+    for key in ("plan", "versions"):
+        found = [study[key] for study in studies]
+        if any(value != found[0] for value in found):
+            raise ValueError(f"STUDY.json: expected studies of equal {key}, got {found}")
+    studies = sorted(studies, key=lambda study: not any(_has_controls(cell) for cell in study["cells"]))
     cells = [cell for study in studies for cell in study["cells"]]
-    names = [cell["name"] for cell in cells]
-    for name in names:
-        if names.count(name) > 1:
-            raise ValueError(f"STUDY.json: the cell {name} stands in two of the files")
-    rows = [Row.from_json(row) for study in studies for row in study["rows"]]
+    _require_one_of_each(cells, ignore)
+    rows = list(_pooled_rows(Row.from_json(row) for study in studies for row in study["rows"]))
+    settings = list(dict.fromkeys(row.setting for row in rows))
+    together = sorted(_with_leads(rows, cells), key=lambda row: settings.index(row.setting))
     return {
-        "plan": plans[0],
-        "rows": [row.to_json() for row in _in_order(_with_leads(_pooled_rows(rows), cells))],
+        "plan": studies[0]["plan"],
+        "rows": [row.to_json() for row in together],
         "cells": cells,
         "versions": studies[0]["versions"],
     }
 
 
+def _has_controls(cell: Study) -> bool:
+    return cell["settings"].get("controls", True)
+
+
+def _require_one_of_each(cells: Sequence[Study], ignore: Sequence[str]) -> None:
+    names: set[str] = set()
+    known: dict[tuple[str, str], dict[str, Any]] = {}
+    for cell in cells:
+        if cell["name"] in names:
+            raise ValueError(f"STUDY.json: the cell {cell['name']} stands in two of the files")
+        names.add(cell["name"])
+        options = {**cell["settings"].get("problem_options", {}), "seed": None}
+        here = {**cell["settings"], "seed": None, "problem_options": options, "preset": cell["preset"]}
+        here = {key: value for key, value in here.items() if key not in ignore}
+        there = known.setdefault((cell["setting"], cell["variant"]), here)
+        different = sorted(key for key in here | there if here.get(key) != there.get(key))
+        if different:
+            raise ValueError(f"STUDY.json: {cell['name']} differs from other seeds in {', '.join(different)}")
+
+
 def test_metrics(cells: Iterable[Study]) -> dict[tuple[str, str], dict[int, float]]:
-    """Test metric by setting and method, then seed; a variant of LiFT under its own name."""
+    """Test metric by setting and method, then seed, where it is finite; a variant of LiFT under its own name."""
     found: dict[tuple[str, str], dict[int, float]] = {}
     for cell in cells:
         for method, value in cell["test"].items():
             label = cell["variant"] if method == LIFT else method
-            if method == LIFT or cell["settings"].get("controls", True):
+            if value is not None and (method == LIFT or _has_controls(cell)):
                 found.setdefault((cell["setting"], label), {})[cell["seed"]] = value
     return found
+
+
+def reference(cells: Iterable[Study], setting: str) -> str:
+    """The variant of a setting that brings the controls: the one that is called LiFT there."""
+    variants = {cell["variant"]: _has_controls(cell) for cell in cells if cell["setting"] == setting}
+    return next((variant for variant, controls in variants.items() if controls), next(iter(variants)))
 
 
 def lead(over: Mapping[int, float], lift: Mapping[int, float]) -> Spread | None:
@@ -96,32 +147,24 @@ def _pooled_spread(parts: Sequence[Spread], sizes: Sequence[int]) -> Spread:
 def _with_leads(rows: Iterable[Row], cells: Sequence[Study]) -> Iterator[Row]:
     tests = test_metrics(cells)
     for row in rows:
-        first = next(cell["variant"] for cell in cells if cell["setting"] == row.setting)
-        over, lift = tests.get((row.setting, row.method), {}), tests.get((row.setting, first), {})
-        yield replace(row, ahead=None if row.method == first else lead(over, lift))
-
-
-def _in_order(rows: Iterable[Row]) -> list[Row]:
-    """Settings as they come first, all rows of one together."""
-    listed = list(rows)
-    settings = list(dict.fromkeys(row.setting for row in listed))
-    return sorted(listed, key=lambda row: settings.index(row.setting))
+        lift = reference(cells, row.setting)
+        over = {seed: value for seed, value in tests.get((row.setting, row.method), {}).items() if seed in row.seeds}
+        ahead = None if row.method == lift else lead(over, tests.get((row.setting, lift), {}))
+        yield replace(row, ahead=ahead)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="+", type=Path, metavar="STUDY.json")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="receives the pooled study")
+    parser.add_argument("--ignore", nargs="+", default=[], metavar="KEY", help="settings that may differ by seed")
     options = parser.parse_args()
-    missing = [str(path) for path in options.studies if not path.is_file()]
-    if missing:
-        parser.error(f"STUDY.json: not found: {', '.join(missing)}")
+    if options.out.suffix != ".json":
+        parser.error(f"--out: expected a name that ends in .json, got {options.out}")
     try:
-        document = pooled([json.loads(path.read_text(encoding="utf-8")) for path in options.studies])
-    except (ValueError, KeyError, TypeError) as error:
-        parser.error(
-            f"{error}" if isinstance(error, ValueError) else f"STUDY.json: not written by lift study ({error!r})"
-        )
+        document = pooled(read_studies(options.studies), options.ignore)
+    except ValueError as error:
+        parser.error(str(error))
     text = to_markdown([Row.from_json(row) for row in document["rows"]])
     write_atomically(options.out, to_json_text(document))
     write_atomically(options.out.with_suffix(".md"), text + "\n")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,22 +20,23 @@ import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pool_studies import LIFT, read_studies
 
 from lift_core.records import write_atomically
 from lift_core.study import Row
 
-OURS, OTHERS = "#0b7285", "#495057"
+OURS, OTHERS, BEHIND = "#0b7285", "#495057", "#c92a2a"
 COLUMNS = 3
 """Settings side by side."""
 
 
-def draw_setting(rows: Sequence[Row], lift: str) -> Figure:
+def draw_setting(rows: Sequence[Row]) -> Figure:
     """Test metric by method."""
     rows = sorted(rows, key=lambda row: -row.test.mean)
     figure, axes = plt.subplots(figsize=(7, 0.8 + 0.28 * len(rows)))
     for place, row in enumerate(rows):
-        colour = OURS if row.method == lift else OTHERS
-        axes.errorbar(row.test.mean, place, xerr=row.test.deviation or 0.0, fmt="o", ms=5, color=colour, capsize=2)
+        colour = OURS if row.method == LIFT else OTHERS
+        axes.errorbar(row.test.mean, place, xerr=row.test.deviation, fmt="o", ms=5, color=colour, capsize=2)
         spent = row.gradients.mean + 2 * row.products.mean
         axes.annotate(f"{spent:.1f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", color=colour)
     axes.annotate("gradients", (1.01, len(rows) - 0.4), xycoords=("axes fraction", "data"), fontsize=8, color=OTHERS)
@@ -46,10 +46,10 @@ def draw_setting(rows: Sequence[Row], lift: str) -> Figure:
     return figure
 
 
-def draw_leads(rows: Sequence[Row], lift: str) -> Figure:
+def draw_leads(rows: Sequence[Row]) -> Figure:
     """How far LiFT is ahead of each method, a panel for each setting."""
     settings = list(dict.fromkeys(row.setting for row in rows))
-    methods = [method for method in dict.fromkeys(row.method for row in rows) if method != lift]
+    methods = [method for method in dict.fromkeys(row.method for row in rows) if method != LIFT]
     columns = min(COLUMNS, len(settings))
     lines = -(-len(settings) // columns)
     size = (2.2 + 2.4 * columns, lines * (1.0 + 0.2 * len(methods)))
@@ -58,10 +58,8 @@ def draw_leads(rows: Sequence[Row], lift: str) -> Figure:
         here = [row for row in rows if row.setting == setting and row.ahead is not None]
         for row in here:
             assert row.ahead is not None
-            place, colour = -methods.index(row.method), OURS if row.ahead.mean > 0 else "#c92a2a"
-            axes.errorbar(
-                row.ahead.mean, place, xerr=row.ahead.deviation or 0.0, fmt="o", ms=4, color=colour, capsize=2
-            )
+            place, colour = -methods.index(row.method), OURS if row.ahead.mean >= 0 else BEHIND
+            axes.errorbar(row.ahead.mean, place, xerr=row.ahead.deviation, fmt="o", ms=4, color=colour, capsize=2)
         axes.axvline(0, color=OTHERS, lw=0.8)
         axes.set_title("\n".join(setting.split(", ", 1)), fontsize=8)
         axes.set_yticks([-place for place in range(len(methods))], methods)
@@ -89,19 +87,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, metavar="STUDY.json", help="of lift study or of pool_studies.py")
     parser.add_argument("--setting", default="", metavar="REGEX", help="which, where there are several")
-    parser.add_argument("--highlight", default="LiFT", metavar="METHOD", help="LiFT's name there")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.svg")
     options = parser.parse_args()
-    if not options.study.is_file():
-        parser.error(f"STUDY.json: not found: {options.study}")
+    try:
+        wanted = re.compile(options.setting)
+        (study,) = read_studies([options.study])
+    except re.error as error:
+        parser.error(f"--setting: expected a regular expression, got {options.setting!r} ({error})")
+    except ValueError as error:
+        parser.error(str(error))
     matplotlib.rcParams.update({"svg.hashsalt": "lift", "font.size": 9})
-    stored = json.loads(options.study.read_text(encoding="utf-8"))["rows"]
-    rows = [Row.from_json(row) for row in stored if re.search(options.setting, row["setting"])]
+    rows = [Row.from_json(row) for row in study["rows"] if wanted.search(row["setting"])]
     settings = list(dict.fromkeys(row.setting for row in rows))
     if not settings:
         parser.error(f"--setting: expected part of a setting of the study, got {options.setting!r}")
     draw = draw_setting if len(settings) == 1 else draw_leads
-    write_atomically(options.out, as_svg(draw(rows, options.highlight)))
+    write_atomically(options.out, as_svg(draw(rows)))
     print(f"{', '.join(settings)}: {options.out}")
 
 

@@ -9,8 +9,10 @@ import pytest
 
 from lift_core.report import study_document
 from lift_core.study import Cell, Outcome, Row, summarize, to_markdown
+from lift_core.study.summary import SPREADS, spread
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import language_summary
 import pool_studies
 
 SPENT = {"gradients": 1.0, "hvps": 2.0}
@@ -25,7 +27,7 @@ def outcome(seed: int, *, variant: str = "LiFT", lift: float = 3.0, control: flo
             "method": method,
             "metric": {"test": test, "selection": test - 4, "train": test - 4},
             "cost": SPENT,
-            "gradient_equivalents": 5.0,
+            "gradient_equivalents": 5.0 + test,
             "seconds": 10.0 + seed,
         }
         for method, test in tests.items()
@@ -42,18 +44,25 @@ def studies(*parts: list[Outcome]) -> list[Any]:
     return [json.loads(json.dumps(study_document(part, plan="small"))) for part in parts]
 
 
-def test_files_of_other_seeds_and_variants_give_the_table_of_all_runs() -> None:
-    (expected,) = studies([*OUTCOMES, PUBLISHED])
-    pooled = pool_studies.pooled(studies(OUTCOMES[:2], [PUBLISHED], OUTCOMES[2:]))
-    assert pooled["cells"] == [expected["cells"][i] for i in (0, 1, 3, 2)]
-    rows = {row["method"]: Row.from_json(row) for row in pooled["rows"]}
-    for row in summarize([*OUTCOMES, PUBLISHED]):
-        found = rows[row.method]
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0)])
+def test_files_of_other_seeds_and_variants_give_the_table_of_all_runs(order: tuple[int, ...]) -> None:
+    parts = studies(OUTCOMES[:2], [PUBLISHED], OUTCOMES[2:])
+    pooled = pool_studies.pooled([parts[place] for place in order])
+    assert len(pooled["cells"]) == 4 and pooled["cells"][-1]["variant"] == "published recipe"
+    rows = [Row.from_json(row) for row in pooled["rows"]]
+    expected = summarize([*OUTCOMES, PUBLISHED])
+    assert [row.method for row in rows] == [row.method for row in expected]
+    for found, row in zip(rows, expected, strict=True):
         assert found.seeds == row.seeds and found.metric == row.metric
-        assert found.test == pytest.approx(row.test) and found.cost.mean == pytest.approx(row.cost.mean)
         assert (found.ahead is None) == (row.ahead is None)
-        if row.ahead is not None and found.ahead is not None:
-            assert found.ahead == pytest.approx(row.ahead)
+        for name in SPREADS:
+            one, other = getattr(found, name), getattr(row, name)
+            assert one is other is None or one.mean == pytest.approx(other.mean)
+            assert (
+                one is None
+                or one.deviation is other.deviation is None
+                or one.deviation == pytest.approx(other.deviation)
+            )
 
 
 def test_a_row_of_other_seeds_names_them() -> None:
@@ -67,9 +76,26 @@ def test_a_row_comes_back_from_json() -> None:
     assert [Row.from_json(json.loads(json.dumps(row.to_json()))) for row in rows] == rows
 
 
-def test_a_cell_of_two_files_is_refused() -> None:
+def test_what_does_not_belong_together_is_refused() -> None:
     with pytest.raises(ValueError, match="s_lift_0 stands in two"):
         pool_studies.pooled(studies(OUTCOMES, OUTCOMES[:1]))
+    first, second = studies(OUTCOMES[:1], OUTCOMES[1:])
+    with pytest.raises(ValueError, match="equal plan"):
+        pool_studies.pooled([first, second | {"plan": "ablations"}])
+    with pytest.raises(ValueError, match="equal versions"):
+        pool_studies.pooled([first, second | {"versions": {"torch": "1"}}])
+    second["cells"][0]["settings"]["kappa"] = 0.5
+    with pytest.raises(ValueError, match="s_lift_1 differs from other seeds in kappa"):
+        pool_studies.pooled([first, second])
+    assert pool_studies.pooled([first, second], ["kappa"])["rows"]
+
+
+def test_a_control_that_diverged_has_no_lead() -> None:
+    first, second = studies(OUTCOMES[:1], OUTCOMES[1:2])
+    second["cells"][0]["test"]["grid search"] = None
+    second["rows"] = [row for row in second["rows"] if row["method"] != "grid search"]
+    rows = {row["method"]: Row.from_json(row) for row in pool_studies.pooled([first, second])["rows"]}
+    assert rows["grid search"].seeds == (0,) and rows["grid search"].ahead == (1.0, None)
 
 
 def test_the_script_writes_json_and_table(
@@ -83,7 +109,20 @@ def test_the_script_writes_json_and_table(
     pool_studies.main()
     assert (tmp_path / "all.md").read_text() == capsys.readouterr().out
     assert len(json.loads(out.read_text())["cells"]) == 3
-    monkeypatch.setattr(sys, "argv", ["pool_studies", "nowhere.json", "--out", str(out)])
-    with pytest.raises(SystemExit):
-        pool_studies.main()
-    assert "not found: nowhere.json" in capsys.readouterr().err
+    (tmp_path / "list.json").write_text("[]")
+    for bad, named in (("nowhere.json", "nowhere.json: No such file"), (str(tmp_path / "list.json"), "list.json")):
+        monkeypatch.setattr(sys, "argv", ["pool_studies", bad, "--out", str(out)])
+        with pytest.raises(SystemExit):
+            pool_studies.main()
+        assert named in capsys.readouterr().err
+
+
+def test_the_best_control_is_the_one_with_the_smallest_lead() -> None:
+    parts = [outcome(0, lift=3.0), outcome(1, lift=8.0, control=8.5)]
+    assert parts[0].document is not None
+    more = {**parts[0].document["methods"][2], "method": "halving", "metric": {"test": 3.9, "selection": 1, "train": 1}}
+    parts[0].document["methods"].append(more)  # on the easier seed alone
+    (study,) = studies(parts)
+    (row,) = language_summary.summary_rows(study, "LiFT")
+    assert row[:2] == ("s", "0, 1") and row[2] == str(spread([9.0, 10.0])) and row[4] == "+4.00 ± 2.83"
+    assert row[5:7] == ("grid search", "+0.75 ± 0.35")

@@ -54,7 +54,10 @@ def study(
     ] = None,
     rtol: Annotated[float, typer.Option(help="Of --check, relative.", rich_help_panel=_RUN)] = 5e-3,
     within: Annotated[
-        float, typer.Option(help="Minutes that a cell of --check may have taken.", rich_help_panel=_RUN)
+        float, typer.Option(
+            help="Minutes that a cell of --check may have taken; without its controls, where it took longer with them.",
+            rich_help_panel=_RUN,
+        ),
     ] = 5.0,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.", rich_help_panel=_RUN)] = False,
 ) -> None:  # fmt: skip

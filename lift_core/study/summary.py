@@ -101,7 +101,9 @@ def difference(row: Row) -> str:
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """One table per setting, lowest mean test metric in bold; a row of other seeds than the first names them.
+    """One table per setting, lowest mean test metric in bold.
+
+    A row of other seeds than the first names them, and is not in bold.
 
     >>> to_markdown([])
     ''
@@ -109,7 +111,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
     parts = []
     for setting in dict.fromkeys(row.setting for row in rows):
         here = [row for row in rows if row.setting == setting]
-        best = min(here, key=lambda row: row.test.mean)
+        best = min((row for row in here if row.seeds == here[0].seeds), key=lambda row: row.test.mean)
         head = f"**{setting[0].upper()}{setting[1:]}** ({here[0].metric}; {_seeds(here[0])})"
         columns = ("method", "test", "LiFT ahead by", "validation", "gradients", "products", "cost", "seconds")
         lines = [head, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
