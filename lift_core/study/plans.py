@@ -160,6 +160,7 @@ def language(seeds: range, model: str | None = None) -> Iterator[Cell]:
     """
     variants: dict[str, Settings] = {
         "LiFT": {},
+        "λ moves in any case": {"tolerance": 0.0},
         "move only, ρ = 0.01": {**_MOVE, "slack": [1e-2], "weights_radius": 0.1},
         "published recipe": _PUBLISHED,
     }
