@@ -84,7 +84,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file of the table")
     options = parser.parse_args()
     try:
-        text = summarize(pooled(read_studies(options.studies)), options.variant)
+        studies = read_studies(options.studies)
+        text = summarize(studies[0] if len(studies) == 1 else pooled(studies), options.variant)
     except ValueError as error:
         parser.error(str(error))
     if options.out is not None:
