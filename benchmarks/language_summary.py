@@ -15,13 +15,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pool_studies import LIFT, Study, lead, pooled, read_studies, test_metrics
+from pool_studies import LIFT, Study, pooled, read_studies, test_metrics
 from rich.console import Console
 from rich.markdown import Markdown
 
 from lift_core.records import write_atomically
 from lift_core.study import Spread
-from lift_core.study.summary import spread
+from lift_core.study.summary import lead, spread
 
 PUBLISHED = "published recipe"
 COLUMNS = (

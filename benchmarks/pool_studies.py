@@ -21,7 +21,7 @@ from typing import Any
 from lift_core.records import write_atomically
 from lift_core.report import to_json_text
 from lift_core.study import Row, Spread, to_markdown
-from lift_core.study.summary import spread
+from lift_core.study.summary import lead
 
 Study = Mapping[str, Any]
 LIFT = "LiFT"
@@ -112,12 +112,6 @@ def reference(cells: Iterable[Study], setting: str) -> str:
     return next((variant for variant, controls in variants.items() if controls), next(iter(variants)))
 
 
-def lead(over: Mapping[int, float], lift: Mapping[int, float]) -> Spread | None:
-    """Mean and deviation over common seeds; None without one."""
-    differences = [over[seed] - lift[seed] for seed in sorted(over.keys() & lift.keys())]
-    return spread(differences) if differences else None
-
-
 def _pooled_rows(rows: Iterable[Row]) -> Iterator[Row]:
     by_key: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
@@ -130,11 +124,7 @@ def _pooled_rows(rows: Iterable[Row]) -> Iterator[Row]:
 
 
 def _pooled_spread(parts: Sequence[Spread], sizes: Sequence[int]) -> Spread:
-    """Mean and sample standard deviation of samples together, from those of each.
-
-    >>> str(_pooled_spread([spread([1.0, 2.0]), spread([6.0])], [2, 1])) == str(spread([1.0, 2.0, 6.0]))
-    True
-    """
+    """Mean and sample standard deviation of samples together, from those of each."""
     count = sum(sizes)
     mean = sum(size * part.mean for part, size in zip(parts, sizes, strict=True)) / count
     squares = sum(

@@ -12,6 +12,7 @@ from lift_core.study import Cell, Outcome, Row, summarize, to_markdown
 from lift_core.study.summary import SPREADS, spread
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import found_strengths
 import language_summary
 import pool_studies
 
@@ -126,3 +127,20 @@ def test_the_best_control_is_the_one_with_the_smallest_lead() -> None:
     (row,) = language_summary.summary_rows(study, "LiFT")
     assert row[:2] == ("s", "0, 1") and row[2] == str(spread([9.0, 10.0])) and row[4] == "+4.00 ± 2.83"
     assert row[5:7] == ("grid search", "+0.75 ± 0.35")
+
+
+def test_raised_strengths_are_counted_by_block_and_tensor() -> None:
+    def run(*after: float) -> dict[str, Any]:
+        names = ("h.0.attn.bias", "h.0.mlp.bias", "h.1.mlp.bias")
+        return {"hyper": [{"name": n, "before": 0.0, "after": value} for n, value in zip(names, after, strict=True)]}
+
+    counts = found_strengths.raised([run(1.0, -1.0, 0.0), run(2.0, 1.0, -1.0)])
+    assert counts == {(0, "attn.bias"): 2, (0, "mlp.bias"): 1, (1, "mlp.bias"): 0}
+    assert "| attn.bias | 2 |  |" in found_strengths.table(counts, 2) and "of 2 runs" in found_strengths.table(
+        counts, 2
+    )
+    other = {"hyper": [{"name": "weight 0", "before": 0.0, "after": 1.0}]}
+    with pytest.raises(ValueError, match="same strengths"):
+        found_strengths.raised([run(1.0, 1.0, 1.0), other])
+    with pytest.raises(ValueError, match="tensors of blocks"):
+        found_strengths.raised([other])

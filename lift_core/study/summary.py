@@ -137,8 +137,7 @@ def _row(
 ) -> Row:
     seeds = tuple(sorted(by_seed))
     found = [by_seed[seed] for seed in seeds]
-    common = [seed for seed in seeds if seed in lift[1]]
-    ahead = [by_seed[seed]["metric"]["test"] - lift[1][seed]["metric"]["test"] for seed in common]
+    over, own = ({seed: record["metric"]["test"] for seed, record in one.items()} for one in (by_seed, lift[1]))
     splits = {split: spread([record["metric"][split] for record in found]) for split in ("test", "selection", "train")}
     return Row(
         setting=setting,
@@ -152,8 +151,18 @@ def _row(
         products=spread([record["cost"]["hvps"] for record in found]),
         cost=spread([record["gradient_equivalents"] for record in found]),
         seconds=spread([record["seconds"] for record in found]),
-        ahead=spread(ahead) if ahead and label != lift[0] else None,
+        ahead=None if label == lift[0] else lead(over, own),
     )
+
+
+def lead(over: Mapping[int, float], lift: Mapping[int, float]) -> Spread | None:
+    """How far LiFT is below a method, over the seeds that both have; None without one.
+
+    >>> str(lead({0: 4.0, 1: 6.0, 2: 9.0}, {0: 3.0, 1: 3.0}))
+    '2 ± 1.4'
+    """
+    differences = [over[seed] - lift[seed] for seed in sorted(over.keys() & lift.keys())]
+    return spread(differences) if differences else None
 
 
 def spread(values: Sequence[float]) -> Spread:
