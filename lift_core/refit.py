@@ -22,7 +22,8 @@ class Refit:
         epochs: of one refit, at most; 0: no refit.
         splits: data: ``("train",)``, or ``("train", "direction")`` to use all that λ was tuned on.
         patience: epochs without a new best after which a refit stops.
-        reach: multiples s; one refit each at ``λ + s d_λ``, where d_λ is the move's direction. Empty: at the move's λ.
+        reach: multiples s; one refit each at ``λ + s d_λ``, where d_λ is the move's direction; a single one where that
+            is zero. Empty: at the move's λ, if it moved.
         all_in: whether the epochs are the price of the whole round, evaluations aside: what its direction has spent, a
             Hessian product counted as two gradients, is then taken off them, and the last epoch ends where they do.
 

@@ -77,7 +77,7 @@ class LocalSearch:
         refit: training on at the new λ, which verifies the move; the better of the two is kept.
         rounds: number of LP steps, at most.
         tolerance: the search is stationary where the LP promises no larger decrease than this share of the selection
-            loss, see `LPDirection`; (λ, θ) does not move then, and a refit trains on at the λ that was.
+            loss, see `LPDirection`; (λ, θ) does not move then, and a refit with a reach trains on at the λ that was.
         controls: other moves that start from the warm point and are reported beside the search.
         seed: of everything random.
 
