@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lift_core.curvature import CurvatureModel, Snapshots, build_curvature
 from lift_core.linearization import Linearization, linearize
-from lift_core.lp import LinearProgram, Vector
+from lift_core.lp import LinearProgram, LPSolution, Vector
 from lift_core.operators import DirectionMatrix, LinearOperator, as_operator
 from lift_core.problem import BilevelProblem, Point
 
@@ -200,6 +200,26 @@ def assemble_direction_lp(
         col_upper=torch.cat([torch.minimum(hyper_box, upper), weights_box]),
     )
     return widen(lp, delta)
+
+
+def promised_value(problem: BilevelProblem, point: Point, lp: LinearProgram, solution: LPSolution) -> float:
+    """The change of F that a solved direction LP promises, with the step of λ taken in strengths and not in logarithms.
+
+        v = cᵀd − yᵀ (∇_θ R(λ + d_λ, θ) − ∇_θ R(λ, θ) − J_R d_λ),      J_R = ∇²_θλ R, y the multipliers of the rows
+
+    The training gradient is linear in strengths; the LP is in λ. From ``w = exp(λ)`` a step up by 4 adds 54 w, which J_R
+    takes for 4 w, and one down removes 0.98 w. Where λ enters R as it is, or has no part in it, v is the LP's value.
+    """
+    assert isinstance(lp.A, DirectionMatrix)
+    if problem.regularizer is None:
+        return solution.objective
+    d_hyper, multipliers = solution.x[: lp.A.num_hyper], solution.y
+    if lp.A.rows is not None:
+        multipliers = multipliers.new_zeros(len(point.weights)).index_copy(0, lp.A.rows, multipliers)
+    gradient = problem.regularizer.gradient
+    step = gradient(point.hyper + d_hyper, point.weights) - gradient(point.hyper, point.weights)
+    linear = problem.regularizer.mixed(point.hyper, point.weights).matvec(d_hyper)
+    return solution.objective - float(multipliers @ (step - linear))
 
 
 def slack_unit(hessian: LinearOperator, grad_weights: Tensor, weights_radius: Tensor) -> float:

@@ -17,7 +17,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from lift_core.curvature import CurvatureModel, Snapshots, build_curvature
-from lift_core.direction import TrustBox, slack_path_lps, widen
+from lift_core.direction import TrustBox, promised_value, slack_path_lps, widen
 from lift_core.line_search import GoldenSection, LineSearch
 from lift_core.linearization import Linearization, linearize, training_gradient_norm
 from lift_core.lp import LinearProgram, LPBackend, LPSolution, solve_lps
@@ -166,9 +166,9 @@ class LPDirection(LineMove):
         delta: one absolute δ, in units of the training gradient, in place of the ratios.
         box: trust region and kept rows.
         unit_norm: whether directions are scaled to ``‖(d_λ, d_θ)‖₂ = 1`` before the line search.
-        tolerance: share of the selection loss; a solution that promises no larger decrease makes a zero direction. At
-            ρ = 0 the promise is all that λ can gain in the trust box, to first order, and the signs of a hypergradient
-            that is as good as zero are noise.
+        tolerance: share of the selection loss; a solution that promises no larger decrease, see `promised_value`, makes
+            a zero direction. At ρ = 0 the promise is all that λ can gain in the trust box, to first order in strengths,
+            and the signs of a hypergradient that is as good as zero are noise.
     """
 
     backend: LPBackend
@@ -188,9 +188,9 @@ class LPDirection(LineMove):
         if not 0 <= self.tolerance < math.inf:
             raise ValueError(f"tolerance: expected a finite share of at least 0, got {self.tolerance}")
 
-    def is_descent(self, value: float, selection_loss: float) -> bool:
-        """Whether an LP of this value promises enough."""
-        return -value > self.tolerance * abs(selection_loss)
+    def is_descent(self, promised: float, selection_loss: float) -> bool:
+        """Whether this change of F is decrease enough."""
+        return -promised > self.tolerance * abs(selection_loss)
 
     def directions(self, problem: BilevelProblem, here: Situation, known: Linearization) -> Iterator[Direction]:
         built = build_curvature(
@@ -211,9 +211,11 @@ class LPDirection(LineMove):
             "row_coverage": lps[0].num_rows / len(known.grad_weights),
         }
         for (label, slack), lp, solution in zip(labels, lps, solve_lps(lps, self.backend), strict=True):
-            taken = bool(torch.isfinite(solution.x).all()) and self.is_descent(solution.objective, here.selection_loss)
+            promised = promised_value(problem, here.point, lp, solution)
+            taken = bool(torch.isfinite(solution.x).all()) and self.is_descent(promised, here.selection_loss)
             x = solution.x if taken else torch.zeros_like(solution.x)  # no direction, but a status to report
-            facts = shared | {"slack": slack} | lp_facts(solution) | _box_share(lp.col_upper, x, p)
+            facts = shared | {"slack": slack, "lp_promise": _number(promised)} | lp_facts(solution)
+            facts |= _box_share(lp.col_upper, x, p)
             scale = 1 / max(float(x.norm()), 1e-300) if self.unit_norm else 1.0
             slope = scale * solution.objective if taken else 0.0
             yield Direction(label, scale * x[:p], scale * x[p:], slope, facts)

@@ -197,8 +197,8 @@ class LocalSearch:
     def _verdict(
         self, candidates: list[Facts], selection_loss: float, accepted: bool, rounds_done: int
     ) -> SearchStatus | None:
-        found = [(one["lp_objective"], one["lp_status"]) for one in candidates if one["lp_objective"] is not None]
-        descents = [self.direction().is_descent(value, selection_loss) for value, _ in found]
+        found = [(one["lp_promise"], one["lp_status"]) for one in candidates if one["lp_promise"] is not None]
+        descents = [self.direction().is_descent(promised, selection_loss) for promised, _ in found]
         solved = [status == LPStatus.OPTIMAL.name for _, status in found]
         if not any(descents):  # an LP that was not solved says nothing about the point
             return SearchStatus.STATIONARY if solved and all(solved) else SearchStatus.NO_DIRECTION

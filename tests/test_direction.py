@@ -23,11 +23,11 @@ from lift_core import (
     slack_path_lps,
     solve_lp,
 )
-from lift_core.direction import slack_unit
+from lift_core.direction import promised_value, slack_unit
 from lift_core.linearization import training_gradient_norm
 from lift_core.metering import Metered
 from lift_core.training import TrainingState
-from problems import Network, Quadratic
+from problems import Network, Quadratic, Regression
 
 SIMPLEX = HiGHS(method="simplex", rtol=1e-7)
 
@@ -77,6 +77,32 @@ def test_value_is_never_positive_and_falls_with_slack(slacks: list[float], seed:
     lps = slack_path_lps(problem, here, problem.training_hessian(here.point), slacks=slacks, box=TrustBox())
     first, second = (solve_lp(lp, SIMPLEX).objective for lp in lps)
     assert second <= first + 1e-7 <= 2e-7
+
+
+@pytest.mark.parametrize("radius", [0.5, 2.0, 4.0])
+def test_the_promise_follows_strengths_where_the_value_follows_logarithms(radius: float) -> None:
+    problem = Regression(initial_strength=1e-4)
+    point, box = problem.initial_point(), TrustBox(hyper_radius=radius, weights_radius=1e4)
+    lp = direction_lp(problem, point, curvature=Exact(), slack=0.0, box=box)
+    solution = solve_lp(lp, SIMPLEX)
+    hyper = point.hyper + solution.x[: len(point.hyper)]
+    truth = problem.loss(Point(hyper, problem.lower_solution(hyper)), "direction") - problem.loss(point, "direction")
+    promised = promised_value(problem, point, lp, solution)
+    assert promised == pytest.approx(truth, rel=0.03)
+    assert abs(solution.objective - truth) > 10 * abs(promised - truth)
+
+
+@pytest.mark.parametrize("rows", ["all", 0.6])
+def test_the_promise_puts_the_step_in_strengths_into_the_rows_of_the_lp(rows: float | str) -> None:
+    problem = Quadratic(num_weights=10, num_hyper=3)
+    point = problem.initial_point()
+    lp = direction_lp(problem, point, curvature=Exact(), slack=1e-2, box=TrustBox(rows=rows, hyper_radius=2.0))
+    solution = solve_lp(lp, SIMPLEX)
+    d_hyper, dense = solution.x[:3], lp.A.to_dense()
+    stretched = torch.cat([torch.expm1(d_hyper), solution.x[3:]])
+    change = solution.y @ (dense @ stretched - dense @ solution.x)
+    assert promised_value(problem, point, lp, solution) == pytest.approx(solution.objective - float(change), rel=1e-9)
+    assert abs(float(change)) > 1e-3 * abs(solution.objective)
 
 
 def test_slack_unit_is_the_slack_of_sign_descent() -> None:

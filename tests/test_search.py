@@ -95,7 +95,7 @@ def test_where_the_lp_promises_too_little_nothing_moves_and_a_refit_trains_on() 
     search = replace(SEARCH, slack=0.0, warmup_epochs=2, controls=(), rounds=2, refit=refit)
     network = Network()
     first = search.run(network).steps[0]
-    share = -first["candidates"][0]["lp_objective"] / first["before"]["selection"]
+    share = -first["candidates"][0]["lp_promise"] / first["before"]["selection"]
     moves = replace(search, tolerance=0.99 * share, rounds=1).run(network)
     assert moves.status is not lift.SearchStatus.STATIONARY and moves.hyper_after != moves.hyper_before
     stays = replace(search, tolerance=1.01 * share).run(network)

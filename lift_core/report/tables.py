@@ -100,13 +100,14 @@ def methods_table(document: Facts) -> str:
 
 def lp_table(step: Facts) -> str:
     """Everything that is known about the LPs of one round."""
-    head = ["ρ", "Status", "LP value", "Proved bound", "Primal", "Dual", "Gap", "Iterations", "Time", "Step size",
+    head = ["ρ", "Status", "LP value", "Promise", "Proved bound", "Primal", "Dual", "Gap", "Iterations", "Time", "Step size",
             "Selection loss", "Predicted decrease", "Weights on box", "Rows kept"]  # fmt: skip
     rows = [
         [
             Cell(c["label"] if c["slack"] is None else f"{c['slack']:g}"),
             Cell(c["lp_status"], "text" if c["lp_status"] == "OPTIMAL" else "text bad"),
             number_cell(c["lp_objective"]),
+            number_cell(c["lp_promise"]),
             number_cell(c["lp_bound"]),
             *(Cell(_power(c[key])) for key in ("lp_primal_residual", "lp_dual_residual", "lp_gap")),
             Cell(f"{c['lp_iterations']:,}"),
