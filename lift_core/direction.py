@@ -207,8 +207,8 @@ def promised_value(problem: BilevelProblem, point: Point, lp: LinearProgram, sol
 
         v = cᵀd − yᵀ (∇_θ R(λ + d_λ, θ) − ∇_θ R(λ, θ) − J_R d_λ),      J_R = ∇²_θλ R, y the multipliers of the rows
 
-    The training gradient is linear in strengths; the LP is in λ. From ``w = exp(λ)`` a step up by 4 adds 54 w, which J_R
-    takes for 4 w, and one down removes 0.98 w. Where λ enters R as it is, or has no part in it, v is the LP's value.
+    The training gradient is linear in strengths; the LP is in λ. From ``w = exp(λ)`` a step up by 4 adds 54 w, which
+    J_R takes for 4 w, and one down removes 0.98 w. Where λ enters R as it is, or not at all, v is the LP's value.
     """
     assert isinstance(lp.A, DirectionMatrix)
     if problem.regularizer is None:

@@ -100,8 +100,8 @@ def methods_table(document: Facts) -> str:
 
 def lp_table(step: Facts) -> str:
     """Everything that is known about the LPs of one round."""
-    head = ["ρ", "Status", "LP value", "Promise", "Proved bound", "Primal", "Dual", "Gap", "Iterations", "Time", "Step size",
-            "Selection loss", "Predicted decrease", "Weights on box", "Rows kept"]  # fmt: skip
+    head = ["ρ", "Status", "LP value", "Promise", "Proved bound", "Primal", "Dual", "Gap", "Iterations", "Time",
+            "Step size", "Selection loss", "Predicted decrease", "Weights on box", "Rows kept"]  # fmt: skip
     rows = [
         [
             Cell(c["label"] if c["slack"] is None else f"{c['slack']:g}"),
