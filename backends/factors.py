@@ -1,16 +1,30 @@
-"""Direction LPs whose Hessian is given by factors: which they are, and the factors."""
+"""What a matrix is made of: whether a direction LP's Hessian is given by factors, and the factors."""
 
 from __future__ import annotations
 
 from jaxtyping import Float64
 from torch import Tensor
 
-from lift_core.operators import Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal
+from lift_core.operators import (
+    Dense,
+    Diagonal,
+    DirectionMatrix,
+    GroupColumns,
+    LinearOperator,
+    LowRankPlusDiagonal,
+    Sparse,
+)
 
 
 def has_factors(A: LinearOperator) -> bool:  # noqa: N803
     """Whether A is ``[J  H]`` with H given by factors."""
     return isinstance(A, DirectionMatrix) and isinstance(A.hessian, (LowRankPlusDiagonal, Diagonal))
+
+
+def knows_entries(A: LinearOperator) -> bool:  # noqa: N803
+    """Whether products with A are arithmetic on its entries, and call nothing that may differentiate."""
+    parts = (A.mixed, A.hessian) if isinstance(A, DirectionMatrix) else (A,)
+    return all(isinstance(part, (Dense, Diagonal, GroupColumns, LowRankPlusDiagonal, Sparse)) for part in parts)
 
 
 def factors(

@@ -15,7 +15,7 @@ from backends.interior_point.barrier import Barrier
 from backends.interior_point.newton import Newton
 from backends.interior_point.starting_point import starting_point
 from lift_core.lp import LinearProgram, LPStatus, solve_lp
-from lift_core.operators import Dense, DirectionMatrix
+from lift_core.operators import Dense, DirectionMatrix, MatrixFree
 from tests.interior_point_cases import TIGHT, direction_program, factored, normal
 
 INF = math.inf
@@ -163,3 +163,19 @@ def test_pairs_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(product, pair * vector)
     torch.testing.assert_close(total, pair.sum(0))
     assert [len(reduced(lambda p: p.sum(), pair[:, :length])) for length in (0, 3, 8)] == [0, 1, 3]
+
+
+def test_answers_are_ordinary_tensors_and_products_may_differentiate() -> None:
+    matrix = torch.tensor([[1.0, 2.0], [3.0, -1.0]], dtype=torch.float64)
+
+    def by_autograd(x: torch.Tensor) -> torch.Tensor:  # fails where tensors cannot be differentiated
+        return torch.autograd.functional.jvp(lambda v: matrix @ v, torch.zeros_like(x), x)[1]
+
+    def transposed(y: torch.Tensor) -> torch.Tensor:
+        return torch.autograd.functional.vjp(lambda v: matrix @ v, torch.zeros_like(y), y)[1]
+
+    for A in (Dense(matrix), MatrixFree((2, 2), by_autograd, transposed)):  # noqa: N806
+        lp = LinearProgram(c=[1.0, 1.0], A=A, row_lower=-1.0, row_upper=1.0, col_lower=-2.0, col_upper=2.0)
+        solution = solve_lp(lp, InteriorPoint())
+        assert solution.status is LPStatus.OPTIMAL and not solution.x.is_inference()
+        assert solution.x.requires_grad_().square().sum().requires_grad and not solution.y.is_inference()
