@@ -1,11 +1,13 @@
 """A figure of a study. One setting: the test metric of every method, best one on top. Several: LiFT's lead in each.
 
-Dots are means over seeds, bars sample standard deviations. Gradients count a Hessian product as two and leave
-evaluations out.
+With ``--against`` the test metric of every method against its gradients, or against its validation metric, a panel for
+each setting. Dots are means over seeds, bars sample standard deviations. Gradients count a Hessian product as two and
+leave evaluations out.
 
 Example:
     python benchmarks/study_figure.py docs/results/articles.json --out docs/figures/articles.svg
     python benchmarks/study_figure.py docs/results/language.json --out docs/figures/language.svg
+    python benchmarks/study_figure.py docs/results/language.json --against gradients --out docs/figures/cost.svg
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from lift_core.study import Row
 OURS, OTHERS, BEHIND = "#0b7285", "#495057", "#c92a2a"
 COLUMNS = 3
 """Settings side by side."""
+MARKERS = "os^vD<>pPXhd8"
 
 
 def draw_setting(rows: Sequence[Row]) -> Figure:
@@ -37,8 +40,9 @@ def draw_setting(rows: Sequence[Row]) -> Figure:
     for place, row in enumerate(rows):
         colour = OURS if row.method == LIFT else OTHERS
         axes.errorbar(row.test.mean, place, xerr=row.test.deviation, fmt="o", ms=5, color=colour, capsize=2)
-        spent = row.gradients.mean + 2 * row.products.mean
-        axes.annotate(f"{spent:.1f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", color=colour)
+        axes.annotate(
+            f"{_spent(row):.1f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", color=colour
+        )
     axes.annotate("gradients", (1.01, len(rows) - 0.4), xycoords=("axes fraction", "data"), fontsize=8, color=OTHERS)
     axes.set_yticks(range(len(rows)), [row.method for row in rows])
     axes.set_xlabel(f"test {rows[0].metric}, mean ± standard deviation over seeds")
@@ -48,26 +52,66 @@ def draw_setting(rows: Sequence[Row]) -> Figure:
 
 def draw_leads(rows: Sequence[Row]) -> Figure:
     """How far LiFT is ahead of each method, a panel for each setting."""
-    settings = list(dict.fromkeys(row.setting for row in rows))
     methods = [method for method in dict.fromkeys(row.method for row in rows) if method != LIFT]
-    columns = min(COLUMNS, len(settings))
-    lines = -(-len(settings) // columns)
-    size = (2.2 + 2.4 * columns, lines * (1.0 + 0.2 * len(methods)))
-    figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=True, layout="constrained")
-    for axes, setting in zip(grid.flat, settings, strict=False):
-        here = [row for row in rows if row.setting == setting and row.ahead is not None]
+    figure, panels = _panels(rows, height=1.0 + 0.2 * len(methods), left=2.2, sharey=True)
+    for axes, here in panels:
         for row in here:
-            assert row.ahead is not None
-            place, colour = -methods.index(row.method), OURS if row.ahead.mean >= 0 else BEHIND
-            axes.errorbar(row.ahead.mean, place, xerr=row.ahead.deviation, fmt="o", ms=4, color=colour, capsize=2)
+            if row.ahead is not None:
+                place, colour = -methods.index(row.method), OURS if row.ahead.mean >= 0 else BEHIND
+                axes.errorbar(row.ahead.mean, place, xerr=row.ahead.deviation, fmt="o", ms=4, color=colour, capsize=2)
         axes.axvline(0, color=OTHERS, lw=0.8)
-        axes.set_title("\n".join(setting.split(", ", 1)), fontsize=8)
         axes.set_yticks([-place for place in range(len(methods))], methods)
         _lighten(axes)
-    for axes in grid.flat[len(settings) :]:
-        axes.set_visible(False)
     figure.supxlabel(f"LiFT ahead by: test {rows[0].metric}, mean ± standard deviation over seeds", fontsize=9)
     return figure
+
+
+def draw_against(rows: Sequence[Row], what: str) -> Figure:
+    """The test metric of every method against its gradients or its validation metric, a panel for each setting."""
+    methods = list(dict.fromkeys(row.method for row in rows))
+    figure, panels = _panels(rows, height=2.6, left=2.4)
+    for axes, here in panels:
+        for row in here:
+            x = _spent(row) if what == "gradients" else row.validation.mean
+            ours, turn = row.method == LIFT, methods.index(row.method)
+            axes.errorbar(
+                x, row.test.mean, yerr=row.test.deviation, fmt="*" if ours else MARKERS[turn % len(MARKERS)],
+                ms=10 if ours else 5, color=OURS if ours else f"C{turn % 10}", elinewidth=0.6, alpha=0.9,
+                zorder=3 if ours else 2, label=row.method,
+            )  # fmt: skip
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    shown = {
+        label: handle for axes, _ in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(shown.values(), shown.keys(), loc="outside right upper", fontsize=8, frameon=False)
+    shown_as = "gradients, a Hessian product counted as two" if what == "gradients" else f"validation {rows[0].metric}"
+    figure.supxlabel(f"{shown_as}; means over seeds", fontsize=9)
+    figure.supylabel(f"test {rows[0].metric}", fontsize=9)
+    return figure
+
+
+def _panels(
+    rows: Sequence[Row], *, height: float, left: float, sharey: bool = False
+) -> tuple[Figure, list[tuple[Axes, list[Row]]]]:
+    """A figure with a titled panel for each setting, and the rows that belong there; inches a line, and beside them."""
+    settings = list(dict.fromkeys(row.setting for row in rows))
+    columns = min(COLUMNS, len(settings))
+    lines = -(-len(settings) // columns)
+    size = (left + 2.4 * columns, lines * height)
+    figure, grid = plt.subplots(lines, columns, figsize=size, squeeze=False, sharey=sharey, layout="constrained")
+    for axes in grid.flat[len(settings) :]:
+        axes.set_visible(False)
+    for axes, setting in zip(grid.flat, settings, strict=False):
+        axes.set_title("\n".join(setting.split(", ", 1)), fontsize=8)
+    return figure, [
+        (axes, [row for row in rows if row.setting == setting])
+        for axes, setting in zip(grid.flat, settings, strict=False)
+    ]
+
+
+def _spent(row: Row) -> float:
+    return row.gradients.mean + 2 * row.products.mean
 
 
 def _lighten(axes: Axes) -> None:
@@ -87,6 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, metavar="STUDY.json", help="of lift study or of pool_studies.py")
     parser.add_argument("--setting", default="", metavar="REGEX", help="which, where there are several")
+    parser.add_argument("--against", choices=["gradients", "validation"], help="what to draw the test metric against")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.svg")
     options = parser.parse_args()
     try:
@@ -101,8 +146,11 @@ def main() -> None:
     settings = list(dict.fromkeys(row.setting for row in rows))
     if not settings:
         parser.error(f"--setting: expected part of a setting of the study, got {options.setting!r}")
-    draw = draw_setting if len(settings) == 1 else draw_leads
-    write_atomically(options.out, as_svg(draw(rows)))
+    if options.against:
+        drawn = draw_against(rows, options.against)
+    else:
+        drawn = draw_setting(rows) if len(settings) == 1 else draw_leads(rows)
+    write_atomically(options.out, as_svg(drawn))
     print(f"{', '.join(settings)}: {options.out}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import found_strengths
 import language_summary
 import pool_studies
+import study_figure
 
 SPENT = {"gradients": 1.0, "hvps": 2.0}
 
@@ -144,3 +146,17 @@ def test_raised_strengths_are_counted_by_block_and_tensor() -> None:
         found_strengths.raised([run(1.0, 1.0, 1.0), other])
     with pytest.raises(ValueError, match="tensors of blocks"):
         found_strengths.raised([other])
+
+
+@pytest.mark.parametrize("what", ["gradients", "validation"])
+def test_every_method_stands_at_what_it_spent_or_at_its_validation_metric(what: str) -> None:
+    rows = summarize([*OUTCOMES, PUBLISHED])
+    drawn = study_figure.draw_against([*rows, *(replace(row, setting="other") for row in rows)], what)
+    assert [axes.get_title() for axes in drawn.axes if axes.get_visible()] == ["s", "other"]
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == [row.method for row in rows]
+    for row, bars in zip(rows, drawn.axes[0].containers, strict=True):
+        spent = SPENT["gradients"] + 2 * SPENT["hvps"]
+        expected = row.validation.mean if what == "validation" else spent
+        assert bars.get_label() == row.method
+        assert bars[0].get_xydata().tolist() == [[expected, row.test.mean]]
+    study_figure.plt.close(drawn)
