@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -102,7 +103,7 @@ def _is_title(rows: Sequence[str], index: int) -> bool:
 def four_splits(
     texts: Mapping[str, Sequence[str]], *, train_share: float = 1.0, seed: int = 0
 ) -> dict[Split, tuple[str, ...]]:
-    """Articles of the four splits; no article is in two of them.
+    """Articles of the four splits; no article is put into two of them, and a warning tells of equal ones.
 
     ``texts`` names either the parts train, validation and test, and the validation articles are halved, or the four
     splits themselves. A share of the training articles is drawn by the seed; smaller shares are subsets of larger ones.
@@ -124,7 +125,22 @@ def four_splits(
         if not articles:
             raise ValueError(f"texts: the split {name!r} has no articles with text; it needs at least one")
     filled["train"] = _share(filled["train"], train_share, seed)
-    return {split: tuple(filled[split]) for split in get_args(Split)}
+    splits: dict[Split, tuple[str, ...]] = {split: tuple(filled[split]) for split in get_args(Split)}
+    _warn_of_equal_articles(splits)
+    return splits
+
+
+def _warn_of_equal_articles(splits: Mapping[Split, Sequence[str]]) -> None:
+    """What was trained on says little about data that were not."""
+    contents = {split: {text.strip() for text in articles} for split, articles in splits.items()}
+    for one, other in combinations(contents, 2):
+        shared = contents[one] & contents[other]
+        if shared:
+            warnings.warn(
+                f"texts: {len(shared)} of the {len(contents[other])} different articles of {other!r} are in {one!r} as "
+                f"well, such as {min(shared)[:40]!r}: losses on {other!r} will be too good",
+                stacklevel=3,
+            )
 
 
 def balanced_halves(articles: Sequence[str], *, seed: int = 0) -> tuple[list[str], list[str]]:

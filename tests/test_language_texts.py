@@ -25,7 +25,7 @@ def test_splits_are_disjoint_by_article_and_halves_are_balanced(seed: int) -> No
 
 
 def test_smaller_training_shares_are_subsets() -> None:
-    texts = tiny_texts() | {"train": [article(seed) for seed in range(40)]}
+    texts = tiny_texts() | {"train": [article(1000 + seed) for seed in range(40)]}
     shares = [set(four_splits(texts, train_share=share, seed=2)["train"]) for share in (0.05, 0.25, 1.0)]
     assert [len(share) for share in shares] == [2, 10, 40]
     assert shares[0] < shares[1] < shares[2]
@@ -113,3 +113,10 @@ def test_an_unknown_file_type_is_named(tmp_path: Path) -> None:
     (tmp_path / "texts.csv").write_text("a")
     with pytest.raises(ValueError, match=r"path: expected a file that ends in one of"):
         tiny_problem(texts=tmp_path / "texts.csv")
+
+
+def test_an_article_in_two_splits_is_told_of() -> None:
+    texts = {"train": ["a b", "c d"], "direction": ["e f"], "selection": ["g h", "c d "], "test": ["i j"]}
+    with pytest.warns(UserWarning, match=r"texts: 1 of the 2 different articles of 'selection' are in 'train' as well"):
+        splits = four_splits(texts)
+    assert splits["selection"] == ("g h", "c d ")
