@@ -3,7 +3,8 @@
 At ρ = 0 and with a box on θ that does not bind, the direction LP moves λ by ``-Δ_λ sign(h)``, ``h = g_λ - Jᵀ H⁻¹ g``.
 The script fine-tunes the bundled GPT-2's last block, draws batches for `LowRank` several times, and prints for two
 treatments of negative eigenvalues how far the draws agree: the mean over strengths of ``|mean sign|``, 1 where all
-draws agree and about 0.3 for coins and eight draws.
+draws agree and about 0.3 for coins and eight draws. Beside it, as means over draws, the decrease of F that the LP
+promises at ``--radius``, with the step of λ in logarithms and in strengths (`promised_value`), as shares of F.
 
 Example:
     python benchmarks/hypergradient_signs.py --strengths 1e-4 1e-2 --draws 8 --out runs/signs
@@ -43,8 +44,8 @@ def warm_point(problem: GPT2WikiText2, epochs: int, seed: int) -> Point:
     return state.point
 
 
-def signs(problem: GPT2WikiText2, point: Point, model: LowRank, draws: int) -> dict[str, Tensor]:
-    """Signs of h by treatment, (draws, p)."""
+def hypergradients(problem: GPT2WikiText2, point: Point, model: LowRank, draws: int) -> dict[str, Tensor]:
+    """h by treatment, (draws, p)."""
     here, found = linearize(problem, point), {treatment: [] for treatment in TREATMENTS}
     for draw in track(range(draws), description=f"strength {float(point.hyper[0].exp()):.0e}, share {model.share:g}"):
         for treatment in TREATMENTS:
@@ -52,7 +53,7 @@ def signs(problem: GPT2WikiText2, point: Point, model: LowRank, draws: int) -> d
             hessian = build_curvature(chosen, problem, point, start=here.grad_weights, seed=draw).hessian
             # as many steps as the matrix has different eigenvalues, and some for rounding
             adjoint, _ = conjugate_gradient(hessian, here.grad_weights, 4 * model.rank, damping=0.0)
-            found[treatment].append((here.grad_hyper - here.mixed.rmatvec(adjoint)).sign())
+            found[treatment].append(here.grad_hyper - here.mixed.rmatvec(adjoint))
     return {treatment: torch.stack(rows) for treatment, rows in found.items()}
 
 
@@ -63,6 +64,8 @@ def main() -> None:
     parser.add_argument("--shares", nargs="+", type=float, default=[1e-6], help="of the training batches; at least one")
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--radius", type=float, default=4.0, help="of the box on λ, for the promises")
+    parser.add_argument("--blocks", nargs="+", type=int, default=None, help="that are tuned; the last one by default")
     parser.add_argument("--warmup-epochs", type=int, default=2)
     parser.add_argument("--train-share", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
@@ -75,18 +78,22 @@ def main() -> None:
     for strength in options.strengths:
         problem = GPT2WikiText2(
             train_share=options.train_share, initial_strength=strength, seed=options.seed,
-            max_tokens={"direction": 27_000, "selection": 2_048, "test": 2_048},
+            max_tokens={"direction": 27_000, "selection": 15_000, "test": 2_048},
+            **({} if options.blocks is None else {"blocks": options.blocks}),
         )  # fmt: skip
         point = warm_point(problem, options.warmup_epochs, options.seed)
+        loss = problem.loss(point, "selection")
         places = [problem.hyper_names.index(f"transformer.h.3.{name}") for name in MATRICES]
         for share in options.shares:
             model = LowRank(rank=options.rank, num_probes=1, share=share)
-            for treatment, found in signs(problem, point, model, options.draws).items():
-                mean = found.mean(0)
+            for treatment, found in hypergradients(problem, point, model, options.draws).items():
+                mean, step = found.sign().mean(0), -options.radius * found.sign()
+                promises = [float((found * change).sum(1).mean()) / -loss for change in (step, step.expm1())]
                 rows.append(
                     {
                         "strength": strength, "share": share, "eigenvalues": treatment,
                         "agreement": float(mean.abs().mean()),
+                        **dict(zip(("in logarithms", "in strengths"), promises, strict=True)),
                         **{name: float(mean[place]) for name, place in zip(MATRICES, places, strict=True)},
                     }
                 )  # fmt: skip
