@@ -31,6 +31,7 @@ OURS, OTHERS, BEHIND = "#0b7285", "#495057", "#c92a2a"
 COLUMNS = 3
 """Settings side by side."""
 MARKERS = "os^vD<>pPXhd8"
+COLOURS = (*(f"C{turn}" for turn in range(10)), "#212529", "#e64980", "#fab005")
 
 
 def draw_setting(rows: Sequence[Row]) -> Figure:
@@ -76,7 +77,7 @@ def draw_against(rows: Sequence[Row], what: str) -> Figure:
             ours, turn = row.method == LIFT, methods.index(row.method)
             axes.errorbar(
                 x, row.test.mean, yerr=row.test.deviation, fmt="*" if ours else MARKERS[turn % len(MARKERS)],
-                ms=10 if ours else 5, color=OURS if ours else f"C{turn % 10}", elinewidth=0.6, alpha=0.9,
+                ms=10 if ours else 5, color=OURS if ours else COLOURS[turn % len(COLOURS)], elinewidth=0.6, alpha=0.9,
                 zorder=3 if ours else 2, label=row.method,
             )  # fmt: skip
         axes.grid(alpha=0.3)
