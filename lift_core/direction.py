@@ -209,11 +209,15 @@ def promised_value(problem: BilevelProblem, point: Point, lp: LinearProgram, sol
 
     The training gradient is linear in strengths; the LP is in λ. From ``w = exp(λ)`` a step up by 4 adds 54 w, which
     J_R takes for 4 w, and one down removes 0.98 w. Where λ enters R as it is, or not at all, v is the LP's value.
+
+    With optimal multipliers, and an F that does not depend on λ itself, v is never positive. Else the LP's value is
+    returned: a step that the LP calls a descent may be too long in strengths, which is for the line search to find.
     """
     assert isinstance(lp.A, DirectionMatrix)
-    if problem.regularizer is None:
+    p = lp.A.num_hyper
+    if problem.regularizer is None or bool(lp.c[:p].any()) or not solution.status.ok:
         return solution.objective
-    d_hyper, multipliers = solution.x[: lp.A.num_hyper], solution.y
+    d_hyper, multipliers = solution.x[:p], solution.y
     if lp.A.rows is not None:
         multipliers = multipliers.new_zeros(len(point.weights)).index_copy(0, lp.A.rows, multipliers)
     gradient = problem.regularizer.gradient

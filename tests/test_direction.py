@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends import HiGHS
+from backends import HiGHS, InteriorPoint
 from lift_core import (
     Dense,
     Exact,
@@ -103,6 +103,21 @@ def test_the_promise_puts_the_step_in_strengths_into_the_rows_of_the_lp(rows: fl
     change = solution.y @ (dense @ stretched - dense @ solution.x)
     assert promised_value(problem, point, lp, solution) == pytest.approx(solution.objective - float(change), rel=1e-9)
     assert abs(float(change)) > 1e-3 * abs(solution.objective)
+
+
+@given(slack=st.sampled_from([0.0, 1e-2, 1.0]), seed=st.integers(0, 10**6))
+def test_the_promise_never_turns_a_descent_into_a_rise(slack: float, seed: int) -> None:
+    box = TrustBox(hyper_radius=4.0)
+    for hyper_cost in (True, False):
+        problem = Quadratic(num_hyper=3, seed=seed, hyper_cost=hyper_cost)
+        point = problem.initial_point()
+        lp = direction_lp(problem, point, curvature=Exact(), slack=slack, box=box)
+        solution = solve_lp(lp, SIMPLEX)
+        promised = promised_value(problem, point, lp, solution)
+        assert promised <= 1e-6 * (1 + abs(solution.objective))
+        assert not hyper_cost or promised == solution.objective
+    unsolved = solve_lp(lp, InteriorPoint(max_iterations=1))
+    assert not unsolved.status.ok and promised_value(problem, point, lp, unsolved) == unsolved.objective
 
 
 def test_slack_unit_is_the_slack_of_sign_descent() -> None:
