@@ -65,7 +65,6 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--radius", type=float, default=4.0, help="of the box on λ, for the promises")
-    parser.add_argument("--blocks", nargs="+", type=int, default=None, help="that are tuned; the last one by default")
     parser.add_argument("--warmup-epochs", type=int, default=2)
     parser.add_argument("--train-share", type=float, default=0.05)
     parser.add_argument("--seed", type=int, default=0)
@@ -79,7 +78,6 @@ def main() -> None:
         problem = GPT2WikiText2(
             train_share=options.train_share, initial_strength=strength, seed=options.seed,
             max_tokens={"direction": 27_000, "selection": 15_000, "test": 2_048},
-            **({} if options.blocks is None else {"blocks": options.blocks}),
         )  # fmt: skip
         point = warm_point(problem, options.warmup_epochs, options.seed)
         loss = problem.loss(point, "selection")

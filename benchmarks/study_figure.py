@@ -7,7 +7,7 @@ leave evaluations out.
 Example:
     python benchmarks/study_figure.py docs/results/articles.json --out docs/figures/articles.svg
     python benchmarks/study_figure.py docs/results/language.json --out docs/figures/language.svg
-    python benchmarks/study_figure.py docs/results/language.json --against gradients --out docs/figures/cost.svg
+    python benchmarks/study_figure.py docs/results/language.json --against gradients --out runs/cost.svg
 """
 
 from __future__ import annotations
