@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from lift_core.cli import main
+from lift_core.cli.folders import alone_in
 from lift_core.cli.settings import RunSettings
 from lift_core.presets import PRESETS
 from lift_core.report import render_study, study_document
@@ -208,6 +209,29 @@ def test_a_study_of_other_make_is_refused(cell: dict, tmp_path: Path, capsys: py
     (tmp_path / "study.json").write_text(json.dumps({"cells": [cell]}))
     assert main(["study", "--check", str(tmp_path / "study.json")]) == 2
     assert "--check: expected a study.json" in capsys.readouterr().err
+
+
+def test_a_killed_study_leaves_no_run_behind(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lift_core.cli", "study", "small", "--seeds", "1", "--only", "network.*exact"]
+    process = subprocess.Popen([*command, "--jobs", "1", "--out", str(tmp_path)])
+    while not list(tmp_path.glob("cells/*/config.json")) and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()
+    process.wait(timeout=60)
+    (cell,) = tmp_path.glob("cells/*")
+    began = time.monotonic()
+    while _is_held(cell):
+        assert time.monotonic() - began < 30, "the run outlives its study"
+        time.sleep(0.05)
+    assert not (cell / "result.json").exists(), "it was never killed at work"
+
+
+def _is_held(folder: Path) -> bool:
+    try:
+        with alone_in(folder):
+            return False
+    except ValueError:
+        return True
 
 
 def test_ctrl_c_ends_the_study_and_the_same_command_goes_on(tmp_path: Path) -> None:

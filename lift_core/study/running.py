@@ -108,10 +108,12 @@ def _run_cell(cell: Cell, folder: Path, running: set[subprocess.Popen[bytes]]) -
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         begins = (folder / LOG).stat().st_size if (folder / LOG).exists() else 0
         with (folder / LOG).open("a", encoding="utf-8") as log:
-            command = [sys.executable, "-m", "lift_core.cli", "run", *words]
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-            running.add(process)
-            process.wait()
+            command = [sys.executable, "-m", "lift_core.study.child", "run", *words]
+            with subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, env=environment
+            ) as process:
+                running.add(process)
+                process.wait()
             running.remove(process)
         if not (folder / RESULT).exists():
             said = (folder / LOG).read_bytes()[begins:].decode("utf-8", "replace").strip().splitlines()
