@@ -112,7 +112,7 @@ def load(spec: str) -> object:
     """
     module_name, colon, attribute = spec.partition(":")
     if not (colon and module_name and attribute):
-        raise ValueError(f"spec: expected MODULE:NAME, such as my_package.solver:MySolver, got {spec!r}")
+        raise ValueError(f"{spec!r}: expected MODULE:NAME, such as my_package.solver:MySolver")
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
@@ -121,7 +121,7 @@ def load(spec: str) -> object:
     for part in attribute.split("."):
         if not hasattr(found, part):
             known = [name for name in dir(module) if not name.startswith("_")]
-            raise ValueError(f"spec: {module_name} has no {attribute!r}{_nearest(attribute, known)}")
+            raise ValueError(f"{spec}: {module_name} has no {attribute!r}{_nearest(attribute, known)}")
         found = getattr(found, part)
     return found
 

@@ -116,7 +116,9 @@ class BilevelProblem(ABC):
         raise TypeError(f"{type(self).__name__} does not describe sampled, which Fisher curvature needs")
 
     def describe(self) -> str:
-        """What tells this problem from another: a checkpoint is only resumed on the problem it was written for."""
+        """What tells this problem from another, its data included: a checkpoint is only resumed on the one that it was
+        written for. The losses of a few batches are compared as well.
+        """
         return f"{self.name}: {len(self.hyper_names)} hyperparameters, groups {dict(self.groups)}"
 
     def group_label(self, tensor: str, by: str) -> str:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,10 +22,12 @@ from torch import Tensor
 
 from lift_core.metering import Cost
 from lift_core.moves import Facts
-from lift_core.problem import Point
+from lift_core.problem import BilevelProblem, Point, Split
 from lift_core.training import TrainingState
 
 CHECKPOINT = "checkpoint.safetensors"
+SAME_LOSS = 1e-3
+"""Relative difference of two losses that rounding on another machine may explain."""
 
 
 class SearchStatus(enum.Enum):
@@ -71,14 +74,29 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def save_state(folder: Path, state: SearchState, *, settings_hash: str) -> None:
-    """Write a checkpoint atomically: a crash leaves the previous one."""
+def first_losses(problem: BilevelProblem) -> dict[str, float]:
+    """The upper loss of the first batch of every split, which tells data apart that a problem's description does not.
+
+    It is taken a tenth of the weights' size off the initial point: where weights are zero a loss may not see the data.
+    """
+    start = problem.initial_point()
+    hyper, weights = start.hyper, start.weights
+    size = float(weights.square().mean().sqrt()) or 1.0
+    noise = torch.randn(len(weights), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    moved = weights + size / 10 * noise.to(weights)
+    with torch.no_grad():
+        return {split: float(problem.upper_loss(hyper, moved, problem.batches(split)[0])) for split in get_args(Split)}
+
+
+def save_state(folder: Path, state: SearchState, *, settings_hash: str, losses: Mapping[str, float]) -> None:
+    """Write a checkpoint atomically: a crash leaves the previous one. ``losses`` are those of `first_losses`."""
     tensors = _training_tensors("training", state.training)
     if state.warm is not None:
         tensors |= _training_tensors("warm", state.warm)
     tensors |= {f"snapshot.{i}": snapshot for i, snapshot in enumerate(state.snapshots)}
     plain = {
         "settings_hash": settings_hash,
+        "first_losses": dict(losses),
         "counters": _counters(state.training),
         "warm_counters": None if state.warm is None else _counters(state.warm),
         "warmup": state.warmup,
@@ -93,11 +111,13 @@ def save_state(folder: Path, state: SearchState, *, settings_hash: str) -> None:
     write_atomically(folder / CHECKPOINT, content)
 
 
-def load_state(folder: Path, *, settings_hash: str, device: torch.device | str = "cpu") -> SearchState | None:
+def load_state(
+    folder: Path, *, settings_hash: str, losses: Mapping[str, float], device: torch.device | str = "cpu"
+) -> SearchState | None:
     """The checkpoint of a folder, its vectors on ``device``, or None where there is none.
 
     Raises:
-        CheckpointError: if the file is damaged, or was written by a search with other settings.
+        CheckpointError: if the file is damaged, or was written by a search with other settings or on other data.
     """
     path = folder / CHECKPOINT
     if not path.exists():
@@ -108,11 +128,21 @@ def load_state(folder: Path, *, settings_hash: str, device: torch.device | str =
             plain = json.loads(file.metadata()["state"])
         if plain["settings_hash"] != settings_hash:
             raise CheckpointError(f"{path}: written with other settings; resume with those, or choose another folder")
+        for split, there in plain["first_losses"].items():
+            _require_same_loss(path, split, there, losses[split])
         return _search_state(plain, tensors)
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(
             f"{path}: damaged or not a LiFT checkpoint ({error}); delete it to start again"
         ) from error
+
+
+def _require_same_loss(path: Path, split: str, there: float, here: float) -> None:
+    if not (math.isclose(there, here, rel_tol=SAME_LOSS, abs_tol=1e-9) or repr(there) == repr(here)):  # nan is nan
+        raise CheckpointError(
+            f"{path}: written for another problem, or for other data: the loss of the first {split} batch was "
+            f"{there:.6g} there and is {here:.6g} here; choose another folder"
+        )
 
 
 def _search_state(plain: dict[str, Any], tensors: dict[str, torch.Tensor]) -> SearchState:

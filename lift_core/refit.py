@@ -43,6 +43,8 @@ class Refit:
             raise ValueError(f"epochs: expected a finite number of at least 0, got {self.epochs}")
         if self.patience < 1:
             raise ValueError(f"patience: expected at least 1, got {self.patience}")
+        if not isinstance(self.reach, (tuple, list)):
+            raise TypeError(f"reach: expected a tuple of numbers, got {self.reach!r}")
         if not all(math.isfinite(multiple) for multiple in self.reach):
             raise ValueError(f"reach: expected finite multiples of the direction, got {self.reach}")
 

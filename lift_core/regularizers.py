@@ -81,6 +81,21 @@ class Regularizer(ABC):
         """``w(λ)``."""
         return hyper.exp() if self.strength == "log" else hyper
 
+    def require_finite_strengths(self, hyper_upper: Float64[Tensor, " p"]) -> None:
+        """Refuse upper bounds of λ at which a strength in use is infinite, as a step may go that far.
+
+        Raises:
+            ValueError: naming the first of them.
+        """
+        used = self._column[self._covered].unique()
+        infinite = used[~torch.isfinite(self.strengths(hyper_upper)[used])]
+        if len(infinite):
+            j = int(infinite[0])
+            raise ValueError(
+                f"hyper_upper: expected bounds at which every strength is finite, but that of λ[{j}] is infinite at "
+                f"{float(hyper_upper[j]):g}"
+            )
+
     def restricted(self, index: Int64[Tensor, " m"]) -> Regularizer:
         """The same penalty on some of the weights, with all hyperparameters."""
         return self._regrouped(self.group_of[index], self.num_hyper)

@@ -17,7 +17,16 @@ from lift_core.lp import LPBackend, LPStatus
 from lift_core.metering import Cost, Metered
 from lift_core.moves import Facts, LPDirection, Move, Situation
 from lift_core.problem import BilevelProblem, Point, Split
-from lift_core.records import CHECKPOINT, SearchState, SearchStatus, fingerprint, load_state, require_sizes, save_state
+from lift_core.records import (
+    CHECKPOINT,
+    SearchState,
+    SearchStatus,
+    fingerprint,
+    first_losses,
+    load_state,
+    require_sizes,
+    save_state,
+)
 from lift_core.refit import Refit
 from lift_core.training import Trainer, TrainingDivergedError, TrainingState
 
@@ -105,6 +114,9 @@ class LocalSearch:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name, kind in (("backend", LPBackend), ("curvature", CurvatureModel)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name}: expected an instance of {kind.__name__}, got {getattr(self, name)!r}")
         for name, least in (("warmup_epochs", 0), ("rounds", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
@@ -124,13 +136,21 @@ class LocalSearch:
         )
 
     def run(
-        self, problem: BilevelProblem, *, folder: Path | None = None, on_progress: OnProgress | None = None
+        self, problem: BilevelProblem, *, folder: str | Path | None = None, on_progress: OnProgress | None = None
     ) -> SearchResult:
-        """Run, or resume from the checkpoint in ``folder``; every finished stage is checkpointed there."""
+        """Run, or resume from the checkpoint in ``folder``; every finished stage is checkpointed there.
+
+        Raises:
+            ValueError: if a split is empty, if the loss is no number where training or a step is to begin, or if a
+                strength can be infinite within its bounds.
+            CheckpointError: if ``folder`` holds a checkpoint of another search, problem or data.
+        """
         for split in ALL_SPLITS:  # a split that cannot be had says so before anything is spent
             if problem.num_examples(split) < 1:
                 raise ValueError(f"batches({split!r}): expected at least one example, got none")
-        recorder = _Recorder(self, problem, folder, on_progress)
+        if problem.regularizer is not None:
+            problem.regularizer.require_finite_strengths(problem.hyper_upper)
+        recorder = _Recorder(self, problem, None if folder is None else Path(folder), on_progress)
         state = recorder.resume() or SearchState(TrainingState.fresh(problem.initial_point()))
         while state.status is None and len(state.warmup) < self.warmup_epochs:
             state = recorder.keep(self._warm_up(recorder.meter("warm-up", len(state.warmup)), state))
@@ -147,6 +167,10 @@ class LocalSearch:
         try:
             training, snapshots = self.trainer.epoch(problem, state.training, seed=self.seed, num_snapshots=wanted)
         except TrainingDivergedError:
+            if not math.isfinite(loss := problem.inner.lower_loss(state.training.point)):
+                raise ValueError(
+                    f"loss('train'): expected a finite number where training is to begin, got {loss}; look at the data"
+                ) from None
             return replace(state, status=SearchStatus.DIVERGED)
         record = {
             "epoch": training.epochs,
@@ -274,20 +298,27 @@ class _Recorder:
         self, search: LocalSearch, problem: BilevelProblem, folder: Path | None, on_progress: OnProgress | None
     ) -> None:
         self._search, self._problem, self._folder, self._on_progress = search, problem, folder, on_progress
-        self._hash = fingerprint({"search": repr(search), "problem": problem.describe()})
+        self._identity: dict[str, Any] = (
+            {}
+            if folder is None
+            else {
+                "settings_hash": fingerprint({"search": repr(search), "problem": problem.describe()}),
+                "losses": first_losses(problem),
+            }
+        )
 
     def resume(self) -> SearchState | None:
         if self._folder is None:
             return None
         start = self._problem.initial_point()
-        state = load_state(self._folder, settings_hash=self._hash, device=start.weights.device)
+        state = load_state(self._folder, **self._identity, device=start.weights.device)
         if state is not None:
             require_sizes(state, start, self._folder / CHECKPOINT)
         return state
 
     def keep(self, state: SearchState) -> SearchState:
         if self._folder is not None:
-            save_state(self._folder, state, settings_hash=self._hash)
+            save_state(self._folder, state, **self._identity)
         return state
 
     def meter(self, stage: str, done: int) -> Metered:

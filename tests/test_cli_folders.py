@@ -28,6 +28,13 @@ def test_a_folder_in_use_is_left_alone(command: list[str], tmp_path: Path, capsy
     assert not (tmp_path / "out").exists(), "it was made for nothing"
 
 
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_a_file_in_place_of_a_folder_is_named(out: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    assert main([*COMMANDS[0], "--out", str(tmp_path / out)]) == 2
+    assert "--out: expected a folder, but" in capsys.readouterr().err
+
+
 def test_the_loser_of_a_race_leaves_the_folder_to_the_winner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between making the folder and locking it another process gets the lock."""
     folder, flock, held = tmp_path / "out", folders.fcntl.flock, []

@@ -101,7 +101,7 @@ def test_every_flag_reaches_the_search() -> None:
         "curvature_options": {"rank": 3, "share": 0.5}, "slack": (0.0, 0.5), "hyper_radius": 2.0, "weights_radius": 3.0,
         "relative": True, "rows": 0.5, "kappa": 0.25, "line_search": "armijo", "max_evaluations": 5, "rounds": 4,
         "learning_rate": 0.1, "warmup_epochs": 7, "refit_epochs": 6, "controls": False, "seed": 9,
-        "refit_on": "train+direction", "delta": 0.5, "unit_norm": True, "averaging": 0.5,
+        "refit_on": "train+direction", "unit_norm": True, "averaging": 0.5,
         "refit_patience": 3, "refit_reach": (1.0, 2.0), "refit_all_in": True,
         "tolerance": 1e-5,
     }  # fmt: skip
@@ -115,7 +115,8 @@ def test_every_flag_reaches_the_search() -> None:
     assert search.trainer == lift.Trainer(learning_rate=0.1, averaging=0.5)
     both = ("train", "direction")
     assert search.refit == lift.Refit(epochs=6, splits=both, patience=3, reach=(1.0, 2.0), all_in=True)
-    assert (search.delta, search.unit_norm) == (0.5, True)
+    assert search.unit_norm
+    assert resolve({"problem": "quadratic", "delta": 0.5}, Quadratic()).search().delta == 0.5
     numbers = (search.slack, search.warmup_epochs, search.rounds, search.controls, search.seed, search.tolerance)
     assert numbers == ((0.0, 0.5), 7, 4, (), 9, 1e-5)
 
@@ -152,6 +153,8 @@ def test_a_preset_stands_between_flags_and_suggestions() -> None:
     assert chosen.curvature_options == {**PRESETS["refit"]["curvature_options"], "rank": 4}
     other = resolve({"curvature": "fisher"}, Suggesting(), preset="refit")
     assert (other.curvature_options, other.refit_reach) == ({}, (1.0,))
+    slack = resolve({"slack": [0.5]}, Suggesting(), preset="published")
+    assert (slack.slack, slack.delta) == ((0.5,), None)
     with pytest.raises(ValueError, match="--preset: expected one of published, refit, got 'best'"):
         resolve({}, Quadratic(), preset="best")
 
@@ -256,6 +259,13 @@ def test_a_checkpoint_without_a_config_is_not_overwritten(
     (tmp_path / CHECKPOINT).write_bytes((finished / CHECKPOINT).read_bytes())
     assert run(*QUADRATIC, "--out", str(tmp_path)) == 2
     assert "holds a checkpoint without config.json" in capsys.readouterr().err
+
+
+def test_the_config_of_something_else_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    assert run(*QUADRATIC, "--out", str(tmp_path)) == 2
+    assert "config.json: damaged or not written by lift run" in capsys.readouterr().err
+    assert (tmp_path / "config.json").read_text() == '{"model_type": "gpt2"}'
 
 
 def test_a_folder_in_which_nothing_was_computed_is_free(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,7 @@ def test_sizes_count_what_is_stored() -> None:
 # -- cells --------------------------------------------------------------------------------------------------------
 
 
-def test_a_contest_judges_every_pair_and_keeps_it(tmp_path: Path) -> None:
+def test_a_contest_judges_every_pair_and_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     programs = direction_family(sizes=[4, 6], ranks=[2])
     contest = Contest(
         programs=programs, contenders=[Contender("h", HiGHS()), Contender("h", HiGHS(rtol=1e-4))], folder=tmp_path
@@ -110,6 +110,8 @@ def test_a_contest_judges_every_pair_and_keeps_it(tmp_path: Path) -> None:
     again = list(renamed.answers())
     assert [a["backend"] for a in again] == ["other"] * 2
     assert [a["seconds"] for a in again] == [a["seconds"] for a in answers if a["rtol"] == 1e-6], "it was solved again"
+    monkeypatch.setattr("inspect.getsource", lambda module: "changed")
+    assert list(renamed.answers()) != again, "the answers of code that has changed since"
 
 
 def test_without_anyone_to_tell_an_unreadable_program_ends_the_contest(tmp_path: Path) -> None:

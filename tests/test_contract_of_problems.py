@@ -112,6 +112,27 @@ class VectorLoss(Quadratic):
         return super().upper_loss(hyper, weights, batch)[None]
 
 
+class FloatLoss(Quadratic):
+    def upper_loss(self, hyper: Tensor, weights: Tensor, batch: Batch) -> Tensor:
+        return float(super().upper_loss(hyper, weights, batch))  # pyright: ignore[reportReturnType]
+
+
+class Stream(Quadratic):
+    def batches(self, split: Split) -> Sequence[Batch]:
+        return (batch for batch in super().batches(split))  # pyright: ignore[reportReturnType]
+
+
+class Named(Quadratic):
+    def initial_point(self) -> Point:
+        return Point(torch.zeros(3).double(), torch.ones(6).double())
+
+    def batches(self, split: Split) -> Sequence[Batch]:
+        return [{"inputs": batch} for batch in super().batches(split)]
+
+    def batch_size(self, batch: Batch) -> int:
+        return BilevelProblem.batch_size(self, batch)
+
+
 class NanLoss(Quadratic):
     def upper_loss(self, hyper: Tensor, weights: Tensor, batch: Batch) -> Tensor:
         return super().upper_loss(hyper, weights, batch) * torch.nan
@@ -154,6 +175,14 @@ BROKEN_PROBLEMS: dict[str, tuple[Callable[[], BilevelProblem], str]] = {
     "names": (changed(hyper_names=("a", "b")), "hyper_names: expected one name for each of 3"),
     "equal names": (changed(hyper_names=("a", "a", "b")), "hyper_names: names must differ"),
     "names that are not strings": (changed(hyper_names=(1, 2, 3)), "must be strings"),
+    "infinite strength": (
+        changed(hyper_upper=torch.full((3,), torch.inf).double()),
+        r"hyper_upper: expected bounds at which every strength is finite, but that of λ\[0\]",
+    ),
+    "bounds in a list": (changed(hyper_lower=[0.0] * 3), "hyper_lower: expected a tensor, got list"),
+    "batches from a generator": (Stream, r"batches\('train'\): expected a list of batches, got generator"),
+    "batches in dictionaries": (Named, r"batch_size: KeyError \(0\); by default it is len\(batch\[0\]\)"),
+    "loss as a float": (FloatLoss, "upper_loss: expected a tensor, got float"),
     "bound shape": (changed(hyper_lower=torch.zeros(2).double()), "hyper_lower: expected float64 of shape"),
     "bound dtype": (changed(hyper_upper=torch.ones(3)), "hyper_upper: expected float64"),
     "NaN bound": (changed(hyper_upper=torch.full((3,), torch.nan).double()), "hyper_upper: NaN"),

@@ -189,8 +189,15 @@ def test_the_tolerance_is_the_backend_s() -> None:
 
 @pytest.mark.parametrize(("x", "y", "name"), [(X[:1], Y, "x"), (X, X, "y")])
 def test_answers_of_the_wrong_shape_are_named(x: Tensor, y: Tensor, name: str) -> None:
-    with pytest.raises(ValueError, match=f"returned {name} of shape"):
+    with pytest.raises(ValueError, match=f"{name}: expected shape"):
         solve_lp(LP, scripted(x, y))
+
+
+def test_answers_of_the_wrong_kind_are_named() -> None:
+    answers = [(X.numpy(), Y, LPStatus.OPTIMAL, "x: expected a tensor"), (X, Y, "OPTIMAL", "with an LPStatus")]
+    for x, y, status, sentence in answers:
+        with pytest.raises(TypeError, match=sentence):
+            solve_lp(LP, scripted(x, y, status))
 
 
 def test_a_start_reaches_the_backend() -> None:

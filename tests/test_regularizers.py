@@ -80,6 +80,11 @@ BAD: list[tuple[str, Callable[[], object], str]] = [
     ("anchor shape", lambda: L2SP([0], num_hyper=1, anchor=torch.zeros(2).double()), "anchor"),
     ("anchor NaN", lambda: L2SP([0], num_hyper=1, anchor=torch.tensor([float("nan")]).double()), "anchor"),
     ("smoothing zero", lambda: SmoothedL1([0], num_hyper=1, smoothing=0.0), "smoothing"),
+    (
+        "infinite bound",
+        lambda: L2([0], num_hyper=1).require_finite_strengths(torch.tensor([1e3]).double()),
+        "hyper_upper",
+    ),
     ("smoothing NaN", lambda: SmoothedL1([0], num_hyper=1, smoothing=float("nan")), "smoothing"),
 ]
 

@@ -1,13 +1,16 @@
 """The local search end to end on small problems: it descends, counts, repeats, and survives interruptions."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 import lift_core as lift
 from backends import HiGHS, InteriorPoint
@@ -55,10 +58,10 @@ def test_resuming_after_any_stage_ends_with_the_same_result(
 ) -> None:
     calls = 0
 
-    def crash_later(folder: Path, state: SearchState, *, settings_hash: str) -> None:
+    def crash_later(folder: Path, state: SearchState, **identity: Any) -> None:
         nonlocal calls
         calls += 1
-        save_state(folder, state, settings_hash=settings_hash)
+        save_state(folder, state, **identity)
         if calls == stages:
             raise KeyboardInterrupt
 
@@ -192,12 +195,45 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 
 def test_state_survives_the_round_trip(tmp_path: Path) -> None:
     state = SearchState(TrainingState.fresh(Quadratic().initial_point()), snapshots=(torch.ones(6).double(),))
-    save_state(tmp_path, state, settings_hash="x")
-    loaded = load_state(tmp_path, settings_hash="x")
+    identity = {"settings_hash": "x", "losses": {"train": 1.0, "test": math.nan}}
+    save_state(tmp_path, state, **identity)
+    loaded = load_state(tmp_path, **identity)
     assert loaded is not None
     assert torch.equal(loaded.training.point.weights, state.training.point.weights)
     assert torch.equal(loaded.snapshots[0], state.snapshots[0])
-    assert load_state(tmp_path / "nothing", settings_hash="x") is None
+    assert load_state(tmp_path / "nothing", **identity) is None
+
+
+class Anonymous(lift.BilevelProblem):
+    """Zero weights, under which logistic losses are log 2 whatever the data, and a name that says nothing of them."""
+
+    name = "anonymous"
+
+    def __init__(self, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self._inputs = torch.randn(40, 3, generator=generator, dtype=torch.float64)
+        self._labels = torch.randint(2, (40,), generator=generator).double()
+        self.hyper_names = ("strength",)
+        self.hyper_lower, self.hyper_upper = torch.tensor([-9.0]).double(), torch.tensor([3.0]).double()
+        self.groups = {"weights": slice(0, 3)}
+        self.regularizer = lift.L2(torch.zeros(3, dtype=torch.int64), num_hyper=1)
+
+    def initial_point(self) -> lift.Point:
+        return lift.Point(torch.tensor([-4.0]).double(), torch.zeros(3).double())
+
+    def batches(self, split: lift.Split) -> list[Any]:
+        return [(self._inputs, self._labels)]
+
+    def upper_loss(self, hyper: Tensor, weights: Tensor, batch: Any) -> Tensor:
+        return torch.nn.functional.binary_cross_entropy_with_logits(batch[0] @ weights, batch[1])
+
+
+def test_a_folder_is_not_resumed_on_other_data(tmp_path: Path) -> None:
+    search = replace(SEARCH, controls=(), warmup_epochs=1)
+    search.run(Anonymous(0), folder=tmp_path)
+    assert search.run(Anonymous(0), folder=tmp_path).steps
+    with pytest.raises(CheckpointError, match=r"the loss of the first train batch was 0\.72"):
+        search.run(Anonymous(1), folder=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -250,6 +286,21 @@ def test_an_empty_split_is_named_before_anything_is_spent(split: str) -> None:
     with pytest.raises(ValueError, match=rf"batches\('{split}'\): expected at least one example"):
         SEARCH.run(Holes(empty=split), on_progress=lambda stage, *_: stages.append(stage))
     assert stages == []
+
+
+def test_training_data_that_are_no_numbers_are_not_blamed_on_the_learning_rate() -> None:
+    problem = Anonymous(0)
+    problem._inputs[0, 0] = math.nan
+    with pytest.raises(
+        ValueError, match=r"loss\('train'\): expected a finite number where training is to begin, got nan"
+    ):
+        SEARCH.run(problem)
+
+
+def test_classes_in_place_of_instances_are_named() -> None:
+    for options in ({"backend": HiGHS}, {"curvature": lift.Exact}):
+        with pytest.raises(TypeError, match=f"{next(iter(options))}: expected an instance"):
+            replace(SEARCH, **options)
 
 
 def test_a_selection_loss_that_is_no_number_is_named() -> None:

@@ -50,9 +50,10 @@ class ContestSettings:
     repeats: int = 3
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.time_limit):
+        if not 0 < self.time_limit < math.inf:
             raise ValueError(
-                f"--time-limit: expected a finite number of seconds, which unsolved LPs count, got {self.time_limit}"
+                "--time-limit: expected a finite number of seconds above 0, which unsolved LPs count, got "
+                f"{self.time_limit}"
             )
 
     def contest(self, folder: Path | None) -> Contest:
@@ -85,6 +86,9 @@ class ContestSettings:
         unused = self.backend_options.keys() - names.keys()
         if unused:
             raise ValueError(f"--backend-set: {', '.join(sorted(unused))} is not among the backends {', '.join(names)}")
+        for rtol in self.rtols:
+            if not 0 < rtol < 1:
+                raise ValueError(f"--rtol: expected numbers in (0, 1), got {rtol}")
         for label, options in self.backend_options.items():
             taken = sorted(options.keys() & {"rtol", "time_limit"})
             if taken:

@@ -31,7 +31,9 @@ def alone_in(folder: Path | None) -> Generator[None]:
     is_new = True
     try:
         folder.mkdir(parents=True)
-    except FileExistsError:
+    except (FileExistsError, NotADirectoryError):
+        if not folder.is_dir():
+            raise ValueError(f"--out: expected a folder, but {folder} is or lies under a file") from None
         is_new = False
     if fcntl is None:
         yield

@@ -170,10 +170,10 @@ def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refuse_another_run(folder: Path, settings: RunSettings) -> None:
     """A folder holds one run: nothing is overwritten by a run with other settings."""
-    if (folder / CONFIG).exists() and any((folder / name).exists() for name in (CHECKPOINT, RESULT, SELECTION)):
+    if (folder / CONFIG).exists():
         there, here = read_config(folder).to_json(), settings.to_json()
         different = [f"{key} is {there[key]} there and {here[key]} here" for key in here if there[key] != here[key]]
-        if different:
+        if different and any((folder / name).exists() for name in (CHECKPOINT, RESULT, SELECTION)):
             raise CheckpointError(
                 f"--out: {folder} holds a run with other settings ({'; '.join(different)}); continue that one with "
                 f"lift run --resume {shlex.quote(str(folder))}, or choose another folder"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from lift_core.selection.selector import MEASURES, Outcome, Selector, named_meas
 
 EXAMPLE = "Example: lift select network --budget 0.1 --max-size 64 --out runs/select"
 SELECTION, DOCUMENT, REPORT = "selection.json", "select.json", "report.html"
+_OF_SELECTOR = ("by", "max_size", "measure", "solver", "backend")
 SHOWN = 12
 """Groups that the terminal lists."""
 
@@ -107,6 +109,10 @@ def make_selector(options: Mapping[str, Any], *, seed: int) -> Selector:
         by = by.split(",")
     check_options("--select-set", Selector, {"by": by, "max_size": max_size})
     name = chosen.pop("measure", "exact")
+    of_measure = [option for option in inspect.signature(named_measure).parameters if option != "name"]
+    for option in chosen.keys() - of_measure:
+        known = ", ".join((*_OF_SELECTOR, *of_measure))
+        raise ValueError(f"--select-set {option}={chosen[option]}: there is no such option; expected one of {known}")
     check_options("--select-set", named_measure, {"name": name} | chosen)
     return Selector(
         by=by, max_size=max_size, measure=named_measure(name, **chosen),

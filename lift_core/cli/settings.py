@@ -179,8 +179,12 @@ def resolve(given: Mapping[str, Any], problem: BilevelProblem, *, preset: str | 
     unknown = suggested.keys() - {setting.name for setting in fields(RunSettings)}
     if unknown:
         raise ValueError(f"{type(problem).__name__}.suggested_search: no such settings: {', '.join(sorted(unknown))}")
+    if "slack" in given and given.get("delta") is not None:
+        raise ValueError(f"--delta: expected without --slack, which it stands for, got {given['delta']} and --slack")
     layers = (suggested, {} if preset is None else PRESETS[preset], given)
     merged = {name: value for layer in layers for name, value in layer.items()}
+    if "slack" in given:
+        merged["delta"] = None
     for choice in ("backend", "curvature"):
         merged[f"{choice}_options"] = _options(choice, layers)
     return _from_mapping(merged)

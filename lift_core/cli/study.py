@@ -125,7 +125,7 @@ def _check(path: Path, rtol: float, within: float, console: Console) -> int:
             for cell in cells
             if cell["test"] and cell["settings"]["problem"]
         ]
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"--check: expected a {STUDY} of lift study, got {path} ({error!r})") from error
     if not stored:
         raise ValueError(f"--check: expected at least one finished cell, got none in {path}")

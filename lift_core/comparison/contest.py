@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -114,7 +116,14 @@ class Contest:
     def _path(self, program: Program, contender: Contender) -> Path | None:
         if self.folder is None:
             return None
-        key = fingerprint({"program": program.key, "backend": repr(contender.backend), "repeats": self.repeats})
+        key = fingerprint(
+            {
+                "program": program.key,
+                "backend": repr(contender.backend),
+                "code": _source(contender.backend),
+                "repeats": self.repeats,
+            }
+        )
         return self.folder / CELLS / f"{key}.json"
 
     def _stored(self, program: Program, contender: Contender) -> Facts | None:
@@ -134,6 +143,14 @@ class Contest:
         path = self._path(program, contender)
         if path is not None:
             write_atomically(path, json.dumps(answer, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _source(backend: LPBackend) -> str:
+    """The code of the module that defines a backend: who works on one wants its answers of today."""
+    try:
+        return inspect.getsource(sys.modules[type(backend).__module__])
+    except (OSError, TypeError, KeyError):  # made in an interpreter
+        return ""
 
 
 def is_solved(answer: Mapping[str, Any]) -> bool:

@@ -117,9 +117,16 @@ def solve_lps(
 
 
 def judge(lp: LinearProgram, answer: BackendAnswer, backend: LPBackend, seconds: float) -> LPSolution:
-    """Recompute residuals, objective, bound and status of a backend's answer in float64."""
-    x = _point("x", answer.x, lp.num_columns, lp.A.device)
-    y = _point("y", answer.y, lp.num_rows, lp.A.device)
+    """Recompute residuals, objective, bound and status of a backend's answer in float64.
+
+    Raises:
+        TypeError: if the answer is not what a backend must return.
+        ValueError: if its vectors do not have the size of the program.
+    """
+    if not (isinstance(answer, BackendAnswer) and isinstance(answer.status, LPStatus)):
+        raise TypeError(f"{backend.name}: expected a BackendAnswer with an LPStatus from solve, got {answer!r:.200}")
+    x = _point(f"{backend.name}: x", answer.x, lp.num_columns, lp.A.device)
+    y = _point(f"{backend.name}: y", answer.y, lp.num_rows, lp.A.device)
     certified, status = False, answer.status
     objective, bound, kkt = math.nan, -math.inf, KKTResiduals(math.inf, math.inf, math.inf)
     if status is LPStatus.INFEASIBLE:
@@ -266,8 +273,10 @@ def _finite_or_zero(vector: Tensor) -> Tensor:
 def _point(name: str, value: Tensor | None, size: int, device: torch.device) -> Tensor:
     if value is None:
         return torch.full((size,), math.nan, dtype=torch.float64, device=device)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor or None in the answer, got {type(value).__name__}")
     if value.shape != (size,):
-        raise ValueError(f"the backend returned {name} of shape {tuple(value.shape)}, expected ({size},)")
+        raise ValueError(f"{name}: expected shape ({size},) in the answer, got {tuple(value.shape)}")
     return value.detach().to(device=device, dtype=torch.float64)
 
 

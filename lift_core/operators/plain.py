@@ -174,6 +174,17 @@ def as_operator(matrix: object, *, name: str = "A", device: torch.device | None 
     """
     if isinstance(matrix, LinearOperator):
         return matrix
+    try:
+        found = _stored(matrix, device)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    if found is None:
+        wanted = "a tensor, NumPy array, scipy sparse matrix or LinearOperator"
+        raise TypeError(f"{name}: expected {wanted}, got {type(matrix).__name__}")
+    return found
+
+
+def _stored(matrix: object, device: torch.device | None) -> LinearOperator | None:
     if isinstance(matrix, (sp.spmatrix, sp.sparray)):
         return Sparse(matrix, device or "cpu")
     if isinstance(matrix, Tensor) and matrix.layout != torch.strided:
@@ -183,9 +194,7 @@ def as_operator(matrix: object, *, name: str = "A", device: torch.device | None 
         return Sparse(scipy_matrix, device or matrix.device)
     if isinstance(matrix, (Tensor, np.ndarray, list)):
         return Dense(matrix if device is None else torch.as_tensor(matrix, dtype=torch.float64, device=device))
-    raise TypeError(
-        f"{name}: expected a tensor, NumPy array, scipy sparse matrix or LinearOperator, got {type(matrix).__name__}"
-    )
+    return None
 
 
 def _torch_csr(matrix: sp.csr_matrix, device: torch.device) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,17 @@ def find_warnings(document: Document) -> list[str]:
 def _ending(document: Document) -> Iterator[str]:
     if document["status"] in ("DIVERGED", "NO_DIRECTION", "NO_DECREASE"):
         yield f"The search ended early: {document['status_text']}."
+
+
+def _no_numbers(document: Document) -> Iterator[str]:
+    for split in ("selection", "test"):
+        lost = [method["method"] for method in document["methods"] if not _is_number(method[split])]
+        if lost:
+            yield f"The {split} loss is no finite number for {', '.join(lost)}: look at the data of that split."
+
+
+def _is_number(loss: float | None) -> bool:
+    return loss is not None and math.isfinite(loss)
 
 
 def _shared_splits(document: Document) -> Iterator[str]:
@@ -142,6 +154,7 @@ def _is_negative(candidate: Document) -> bool:
 
 _CHECKS: tuple[Callable[[Document], Iterator[str]], ...] = (
     _ending,
+    _no_numbers,
     _shared_splits,
     _overfitting,
     _stronger_control,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 import torch
@@ -66,6 +66,7 @@ def check_description(problem: BilevelProblem) -> None:
     )
     _check_names(problem, p)
     for name, bound in (("hyper_lower", problem.hyper_lower), ("hyper_upper", problem.hyper_upper)):
+        assert isinstance(bound, Tensor), f"{who}.{name}: expected a tensor, got {type(bound).__name__}"
         assert bound.dtype == torch.float64 and tuple(bound.shape) == (p,), (
             f"{who}.{name}: expected float64 of shape ({p},), got {bound.dtype} of shape {tuple(bound.shape)}"
         )
@@ -80,6 +81,10 @@ def check_description(problem: BilevelProblem) -> None:
     if problem.regularizer is not None:
         got = (len(problem.regularizer.group_of), problem.regularizer.num_hyper)
         assert got == (n, p), f"{who}.regularizer: expected {n} weights and {p} hyperparameters, got {got}"
+        try:
+            problem.regularizer.require_finite_strengths(problem.hyper_upper)
+        except ValueError as error:
+            raise AssertionError(f"{who}.{error}") from error
 
 
 def _check_names(problem: BilevelProblem, p: int) -> None:
@@ -118,7 +123,8 @@ def check_data(problem: BilevelProblem) -> None:
     """Four splits that are not empty, whose batches have sizes, and scalar losses that two passes agree on."""
     point = problem.initial_point()
     for split in get_args(Split):
-        who = f"{type(problem).__name__}.batches({split!r})"
+        who, batches = f"{type(problem).__name__}.batches({split!r})", problem.batches(split)
+        assert isinstance(batches, Sequence), f"{who}: expected a list of batches, got {type(batches).__name__}"
         first, second = _losses(problem, point, split), _losses(problem, point, split)
         assert len(first) > 0, f"{who}: the split is empty; every split needs at least one batch"
         assert len(first) == len(second) and torch.allclose(first, second, rtol=1e-6, atol=0), (
@@ -134,13 +140,20 @@ def _losses(problem: BilevelProblem, point: Point, split: Split) -> Tensor:
     """One upper and one training loss per batch, as float64."""
     who, values = type(problem).__name__, list[Tensor]()
     for batch in problem.batches(split):
-        size = problem.batch_size(batch)
+        try:
+            size = problem.batch_size(batch)
+        except (TypeError, KeyError, IndexError) as error:
+            raise AssertionError(
+                f"{who}.batch_size: {type(error).__name__} ({error}); by default it is len(batch[0]), override it for "
+                "batches of another form"
+            ) from error
         assert isinstance(size, int) and size > 0, f"{who}.batch_size: expected a positive int, got {size!r}"
         for name, function in (("upper_loss", problem.upper_loss), ("training_loss", problem.training_loss)):
             if name == "training_loss" and split != "train":
                 continue
             with torch.no_grad():
                 value = function(point.hyper, point.weights, batch)
+            assert isinstance(value, Tensor), f"{who}.{name}: expected a tensor, got {type(value).__name__}"
             assert value.ndim == 0, f"{who}.{name}: expected one number, got shape {tuple(value.shape)}"
             assert torch.isfinite(value), (
                 f"{who}.{name}: {value.item()} on a batch of {split!r}; expected a finite loss"
