@@ -69,3 +69,12 @@ def same_matrix(a: sp.csr_matrix, b: sp.csr_matrix) -> bool:
     return a.shape == b.shape and all(
         np.array_equal(getattr(a, part), getattr(b, part)) for part in ("indptr", "indices", "data")
     )
+
+
+def small_matrix_value(matrix: sp.csr_matrix) -> float:
+    """From which size on HiGHS is to keep entries: its own default unless the matrix has smaller ones.
+
+    A smaller one than needed makes it miss proofs that a program is infeasible.
+    """
+    sizes = np.abs(matrix.data[matrix.data != 0])
+    return 1e-12 if len(sizes) and sizes.min() < 1e-9 else 1e-9

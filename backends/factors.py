@@ -27,6 +27,16 @@ def knows_entries(A: LinearOperator) -> bool:  # noqa: N803
     return all(isinstance(part, (Dense, Diagonal, GroupColumns, LowRankPlusDiagonal, Sparse)) for part in parts)
 
 
+def is_zero(hessian: LinearOperator) -> bool:
+    """Whether all entries are known to be 0."""
+    if isinstance(hessian, Dense):
+        return not hessian.matrix.any()
+    if isinstance(hessian, (Diagonal, LowRankPlusDiagonal)):
+        diagonal, _, core = factors(hessian)
+        return not diagonal.any() and not core.any()
+    return False
+
+
 def factors(
     hessian: LinearOperator,
 ) -> tuple[Float64[Tensor, " n"], Float64[Tensor, "n k"], Float64[Tensor, " k"]]:

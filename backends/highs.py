@@ -17,7 +17,7 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from backends.explicit import cost_scale, feasibility_tolerance, import_package, same_matrix
+from backends.explicit import cost_scale, feasibility_tolerance, import_package, same_matrix, small_matrix_value
 from lift_core.lp import BackendAnswer, ExplicitLP, LinearProgram, LPBackend, LPStart, LPStatus
 
 METHODS = ("choose", "simplex", "ipm", "hipo", "pdlp", "hipdlp")
@@ -46,6 +46,7 @@ STATUSES = {
 }
 """HiGHS's model statuses by name; one that is missing here is `LPStatus.FAILED`."""
 
+_SIMPLEX = ("choose", "simplex")
 _WITHOUT_POINT = (LPStatus.INFEASIBLE, LPStatus.UNBOUNDED, LPStatus.INFEASIBLE_OR_UNBOUNDED)
 _DENSE, _LARGE = 0.1, 10_000  # share and number of nonzeros from which presolve costs more than it saves
 
@@ -100,14 +101,14 @@ class HiGHS(LPBackend):
     def solve_sequence(self, lps: Iterable[LinearProgram]) -> Iterator[BackendAnswer]:
         """Solve programs one after another in one HiGHS instance: while A stays equal, the basis is kept."""
         highs = new_highs()
-        loaded: sp.csr_matrix | None = None
+        loaded: ExplicitLP | None = None
         for lp in lps:
             program = lp.explicit()
-            if loaded is None or not same_matrix(loaded, program.A) or program.integrality is not None:
-                _load(highs, program)
-            else:
+            if loaded is not None and _differs_in_vectors(loaded, program):
                 _update(highs, program)
-            loaded = program.A
+            else:
+                _load(highs, program)
+            loaded = program
             scale = _set_costs(highs, program.c)
             answer = _interruptibly(highs, lambda program=program: self._run(highs, program))
             yield _unscaled(answer, scale, lp)
@@ -123,7 +124,8 @@ class HiGHS(LPBackend):
         highs.run()
         answer = _answer(highs)
         no_ray = answer.status in _WITHOUT_POINT and answer.x is None and answer.y is None
-        failed = highs.getModelStatus().name == "kSolveError"  # IPX ends so on some infeasible programs
+        # on some infeasible programs IPX ends with an error, and the simplex method not knowing, from an earlier basis
+        failed = highs.getModelStatus().name in ("kSolveError", *(["kUnknown"] if method in _SIMPLEX else []))
         left = self.time_limit - (highs.getRunTime() - before)
         if (no_ray or failed) and left > 0:
             highs.clearSolver()
@@ -179,7 +181,14 @@ def set_option(highs: Any, option: str, value: object) -> None:
         raise ValueError(f"HiGHS {highs.version()} does not take {option} = {value!r} as it is installed here: {hint}")
 
 
+def _differs_in_vectors(loaded: ExplicitLP, program: ExplicitLP) -> bool:
+    """Whether new costs and bounds make the second of two continuous programs out of the first."""
+    continuous = loaded.integrality is None and program.integrality is None
+    return continuous and same_matrix(loaded.A, program.A)
+
+
 def _load(highs: Any, program: ExplicitLP) -> None:
+    set_option(highs, "small_matrix_value", small_matrix_value(program.A))
     highspy = import_package("highspy")
     model = highspy.HighsLp()
     model.num_row_, model.num_col_ = program.A.get_shape()

@@ -82,7 +82,8 @@ def operator_bytes(A: LinearOperator) -> int:  # noqa: N803
         return interior_point_bytes(hessian.shape[0], rank, A.num_hyper, device=A.device.type)
     if isinstance(hessian, Sparse):
         return _NUMBER * (INTERIOR_POINT_VECTORS // 2 * (m + n) + 40 * hessian.matrix.nnz)
-    return _NUMBER * (2 * m * n + 4 * m * m + INTERIOR_POINT_VECTORS // 2 * (m + n))
+    pivoted = 4 * (m + min(m, n)) ** 2  # where accuracy asks for it
+    return _NUMBER * (2 * m * n + 4 * m * m + pivoted + INTERIOR_POINT_VECTORS // 2 * (m + n))
 
 
 def check_memory_limit(limit: int | None) -> None:

@@ -69,10 +69,12 @@ def read_mps(path: str | Path) -> LinearProgram:
 def first_fault(text: str) -> str | None:
     """The first line that HiGHS would misread without a word, and why; None if there is none.
 
-    Numbers that are none, ranges before the right-hand sides they belong to, bounds on variables that no column names,
-    constants of a second objective, and an unknown sense.
+    Numbers that are none, more than two entries, ranges before the right-hand sides they belong to, bounds on variables
+    that no column names or in a set that is named like one, another objective than the first or its constant, and an
+    unknown sense.
     """
     section, rows, free, columns, seen = "", set[str](), list[str](), set[str](), set[str]()
+    objective: tuple[str, str] | None = None
     for number, line in enumerate(text.split("\n"), start=1):
         tokens, fault = re.findall(r"[^ \t\r]+", line), None
         if not tokens or line.startswith("*"):
@@ -83,6 +85,8 @@ def first_fault(text: str) -> str | None:
             fault = _header_fault(section, tokens)
         elif section == "OBJSENSE" and (len(tokens) > 1 or tokens[0].upper() not in _SENSES):
             fault = f"expected one of {', '.join(sorted(_SENSES))}"
+        elif section == "OBJNAME":
+            objective = (f"line {number}, {line.strip()!r}", tokens[-1])
         elif section == "ROWS":
             rows.update(tokens[1:])
             free += tokens[-1:] if tokens[0].upper() == "N" else []
@@ -94,10 +98,12 @@ def first_fault(text: str) -> str | None:
                 fault = fault or "right-hand sides after the ranges that belong to them"
             elif section == "RHS" and set(tokens[:-1]) & set(free[1:]) - set(free[:1]):
                 fault = fault or "the constant of an objective that is not the first"
-            elif section == "BOUNDS" and "" not in columns and not set(tokens[1:3]) & columns:
-                fault = fault or "a bound on a variable that no column names"
+            elif section == "BOUNDS" and "" not in columns:
+                fault = fault or _bound_fault(tokens, columns)
         if fault is not None:
             return f"line {number}, {line.strip()!r}: {fault}"
+    if objective is not None and objective[1] not in free[:1]:
+        return f"{objective[0]}: another objective than the first"
     return None
 
 
@@ -112,6 +118,8 @@ def _header_fault(section: str, words: list[str]) -> str | None:
 
 def _value_fault(section: str, tokens: list[str], rows: set[str]) -> str | None:
     """Of the numbers of a line: its last word, and the one after an earlier row where two rows are named."""
+    if len(tokens) > 5 and _entries(tokens, rows) > 2:
+        return "expected at most two entries on a line"
     if section == "BOUNDS" and tokens[0].upper() in _WITHOUT_VALUE:
         return None
     two = len(tokens) in (4, 5) and {tokens[-2], tokens[-4]} <= rows
@@ -119,6 +127,23 @@ def _value_fault(section: str, tokens: list[str], rows: set[str]) -> str | None:
         if _NUMBER.fullmatch(token) is None and (section == "COLUMNS" or _INFINITE.fullmatch(token) is None):
             return f"expected a number, got {token!r}"
     return None
+
+
+def _entries(tokens: list[str], rows: set[str]) -> int:
+    """How many rows are followed by a number."""
+    count, place = 0, 0
+    while place < len(tokens) - 1:
+        found = tokens[place] in rows and _NUMBER.fullmatch(tokens[place + 1]) is not None
+        count, place = count + found, place + 1 + found
+    return count
+
+
+def _bound_fault(tokens: list[str], columns: set[str]) -> str | None:
+    """Of the variable: the third word, or the second where there is no name of a set. HiGHS tries the second first."""
+    has_set = len(tokens) > 3 or (len(tokens) == 3 and tokens[2] in columns)
+    if has_set and tokens[1] in columns:
+        return "a set of bounds that is named like a variable"
+    return None if set(tokens[1:3]) & columns else "a bound on a variable that no column names"
 
 
 def _text(path: Path) -> str:

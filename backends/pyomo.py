@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from backends.explicit import cost_scale, feasibility_tolerance, import_package, same_matrix
+from backends.explicit import cost_scale, feasibility_tolerance, import_package, same_matrix, small_matrix_value
 from lift_core.lp import BackendAnswer, ExplicitLP, LinearProgram, LPBackend, LPStart, LPStatus
 
 CONDITIONS = {
@@ -102,6 +102,8 @@ class Pyomo(LPBackend):
             elif y is None:
                 is_new = model is None or not model.fits(program)
                 model = _Model(program) if model is None or is_new else model
+                if "highs" in self.solver and "small_matrix_value" not in dict(self.options):
+                    solver.options["small_matrix_value"] = small_matrix_value(program.A)
                 model.set_parameters(program)
                 spent = 0.0 if is_new else _counted(solver)
                 x, y, status = self._run(solver, model, self.time_limit + spent)
@@ -169,6 +171,7 @@ class _Model:
         lower = [model.col_lower[j] if col_lower[j] else None for j in columns]
         upper = [model.col_upper[j] if col_upper[j] else None for j in columns]
         whole = [False] * len(columns) if program.integrality is None else program.integrality.tolist()
+        self.has_integers = any(whole)
         kinds = [environ.Integers if whole[j] else environ.Reals for j in columns]
         model.x = environ.Var(columns, domain=lambda _, j: kinds[j], bounds=lambda _, j: (lower[j], upper[j]))
         model.cost = environ.Objective(expr=_linear(list(model.c.values()), list(model.x.values())))
@@ -186,7 +189,8 @@ class _Model:
     def fits(self, program: ExplicitLP) -> bool:
         """Whether new parameter values are all that ``program`` needs."""
         same_bounds = all(map(np.array_equal, _pattern(program), self.pattern))
-        return same_matrix(self.matrix, program.A) and same_bounds and program.integrality is None
+        continuous = not self.has_integers and program.integrality is None
+        return same_matrix(self.matrix, program.A) and same_bounds and continuous
 
     def set_parameters(self, program: ExplicitLP) -> None:
         """Give the model the costs and bounds of ``program``."""
@@ -266,7 +270,6 @@ def _highs_options(rtol: float) -> dict[str, float]:
     return {
         "primal_feasibility_tolerance": tolerance,
         "dual_feasibility_tolerance": tolerance,
-        "small_matrix_value": 1e-12,
         "mip_rel_gap": 0.0,
         "mip_abs_gap": 0.0,
         "mip_feasibility_tolerance": 1e-9,

@@ -31,7 +31,7 @@ from lift_core.moves import (
     until_stale,
 )
 from lift_core.operators import LinearOperator
-from lift_core.problem import BilevelProblem, Point, Split
+from lift_core.problem import Batch, BilevelProblem, Point, Split
 from lift_core.training import TrainingDivergedError, check_training_splits, epoch_price
 
 
@@ -74,13 +74,18 @@ class ImplicitHypergradient(LineMove):
 
 def lower_hessian(problem: BilevelProblem, here: Situation, share: float = 1.0) -> LinearOperator:
     """``∇²_θθ f`` as products, the regulariser's part included, on a share of the training batches."""
-    batches = problem.batches("train")
-    generator = torch.Generator().manual_seed(here.seed)
-    chosen = torch.randperm(len(batches), generator=generator)[: max(1, math.ceil(share * len(batches)))]
-    hessian = problem.training_hessian(here.point, [batches[i] for i in sorted(chosen.tolist())])
+    hessian = problem.training_hessian(here.point, _some_batches(problem, here.seed, share))
     if problem.regularizer is None:
         return hessian
     return add_diagonal(hessian, problem.regularizer.hessian(here.point.hyper, here.point.weights).diagonal)
+
+
+def _some_batches(problem: BilevelProblem, seed: int, share: float) -> list[Batch]:
+    """A share of the training batches, at least one."""
+    batches = problem.batches("train")
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(batches), generator=generator)[: max(1, math.ceil(share * len(batches)))]
+    return [batches[i] for i in sorted(chosen.tolist())]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +270,9 @@ class ImplicitDescent(Move):
 
     def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
         linearized = epoch_price(problem, ("direction",)) + problem.mixed_passes
-        spent = linearized + 2 * self.iterations * self.share + self.inner_epochs
+        batches = _some_batches(problem, here.seed, self.share)
+        share = sum(problem.batch_size(batch) for batch in batches) / problem.num_examples("train")
+        spent = linearized + 2 * self.iterations * share + self.inner_epochs
         count = _whole(min(self.max_steps, here.budget / spent))
         hyper = here.point.hyper.clone().requires_grad_()
         optimizer = torch.optim.Adam([hyper], lr=self.step)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,8 +71,12 @@ class CheckpointError(ValueError):
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """A short hash of JSON-able settings: a checkpoint is only resumed by the search that wrote it."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    """A short hash of JSON-able settings: a checkpoint is only resumed by the search that wrote it.
+
+    Addresses of objects, which some put into their repr, change from one process to the next and do not count.
+    """
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", json.dumps(settings, sort_keys=True, default=str))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def first_losses(problem: BilevelProblem) -> dict[str, float]:
@@ -124,7 +129,8 @@ def load_state(
         return None
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            # cloned: from memory that is not aligned, products differ in the last digit
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  (no mapping)
             plain = json.loads(file.metadata()["state"])
         if plain["settings_hash"] != settings_hash:
             raise CheckpointError(f"{path}: written with other settings; resume with those, or choose another folder")

@@ -61,7 +61,7 @@ class Quadratic(BilevelProblem):
         self.P: Float64[Tensor, "n n"] = _symmetric(spectrum, generator)
         self.indefinite = indefinite
         if indefinite:
-            spectrum[::2] *= -1
+            spectrum[num_weights % 2 :: 2] *= -1  # never the last, 1: with a strength of 1 it would be singular
         self.Q: Float64[Tensor, "n n"] = _symmetric(spectrum, generator)
         self.hyper_cost = _normal(num_hyper, generator=generator) if hyper_cost else torch.zeros(num_hyper).double()
         centre = _normal(2, num_weights, generator=generator)

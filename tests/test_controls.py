@@ -282,12 +282,13 @@ def test_parzen_trials_are_told_what_they_reached() -> None:
     assert len(told) == 3 and set(told) <= losses
 
 
-@pytest.mark.parametrize("make", [Network, DataCleaning])
-def test_implicit_differentiation_descends_within_its_budget(make: type[BilevelProblem]) -> None:
+@pytest.mark.parametrize(("make", "share"), [(Network, 1.0), (Network, 0.1), (DataCleaning, 1.0)])
+def test_implicit_differentiation_descends_within_its_budget(make: type[BilevelProblem], share: float) -> None:
+    """A tenth of a single batch is all of it, and costs that."""
     metered = Metered(make())
     here = situation(metered, budget=60.0, trainer=Trainer(learning_rate=1e-2))
     spent = metered.cost.gradient_equivalents
-    best, described = ImplicitDescent().best(metered, here)
+    best, described = ImplicitDescent(share=share).best(metered, here)
     assert best.selection_loss < here.selection_loss and len(described) > 3
     evaluations = len(described) / 3
     assert metered.cost.gradient_equivalents - spent <= 60.0 + evaluations

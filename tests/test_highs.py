@@ -15,9 +15,11 @@ from explicit_lp_cases import CASES, INFEASIBLE, UNBOUNDED, direction_program
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends import PDLP, DualNewton, HiGHS, InteriorPoint, highs
+from backends import PDLP, DualNewton, HiGHS, InteriorPoint, Pyomo, highs
 from backends.highs import STATUSES, new_highs, set_option
+from lift_core.direction import assemble_direction_lp
 from lift_core.lp import LinearProgram, LPBackend, LPStatus, solve_lp, solve_lps
+from lift_core.operators import Dense, LowRankPlusDiagonal
 
 EXACT = ("choose", "simplex", "ipm")
 FIRST_ORDER = ("pdlp", "hipdlp")
@@ -144,6 +146,32 @@ def test_a_sequence_recovers_from_an_infeasible_program() -> None:
     programs = [good, LinearProgram(c=good.c, A=good.A, **bad), good]
     statuses = [solution.status for solution in solve_lps(programs, HiGHS(method="ipm"))]
     assert statuses == [LPStatus.OPTIMAL, LPStatus.INFEASIBLE, LPStatus.OPTIMAL]
+
+
+@pytest.mark.parametrize("backend", [HiGHS(), Pyomo()], ids=["highs", "pyomo"])
+def test_a_relaxation_after_its_integer_program_has_no_integers(backend: LPBackend) -> None:
+    data = {"c": [-1.0, -1.0], "A": [[2.0, 2.0]], "row_upper": 3.0, "col_lower": 0.0, "col_upper": 1.0}
+    programs = [LinearProgram(**data, integrality=[True, True]), LinearProgram(**data)]
+    assert [solution.objective for solution in solve_lps(programs, backend)] == pytest.approx([-1.0, -1.5])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_directions_that_no_box_allows_are_infeasible(seed: int) -> None:
+    """Programs whose proof HiGHS threw away when it was told to keep entries smaller than there are."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    factor, core = torch.linalg.qr(normal(20, 5))[0], torch.tensor([3.0, 2.0, 1.0, 0.5, 0.2]).double()
+    hessian = LowRankPlusDiagonal(diagonal=torch.full((20,), 1e-3).double(), factor=factor, core=core)
+    residual, gradient, mixed = normal(20), 1e-2 * normal(20), Dense(1e-3 * normal(20, 1))
+    lp = assemble_direction_lp(
+        grad_hyper=torch.zeros(1).double(), grad_weights=gradient, hessian=hessian, mixed=mixed, delta=1e-3,
+        residual=residual,
+    )  # fmt: skip
+    for backend in (HiGHS(), Pyomo()):
+        assert solve_lp(lp, backend).status is LPStatus.INFEASIBLE
 
 
 def test_limits_end_as_statuses() -> None:

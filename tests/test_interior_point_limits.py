@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from backends.interior_point import InteriorPoint
+from backends.interior_point.dense import DenseSystem
+from backends.interior_point.system import set_units
 from backends.memory import direction_lp_bytes, dual_newton_bytes, interior_point_bytes, pdlp_bytes
 from lift_core.lp import LinearProgram, LPStart, LPStatus, solve_lp
 from lift_core.operators import Dense, DirectionMatrix, MatrixFree
@@ -162,6 +164,20 @@ def test_predicted_memory_of_a_program_is_what_its_arrays_take() -> None:
     arrays = (lp.c, lp.row_lower, lp.row_upper, lp.col_lower, lp.col_upper, lp.A.hessian.factor, lp.A.hessian.diagonal)
     held = sum(array.nbytes for array in (*arrays, lp.A.mixed.values, lp.A.mixed.group_of, lp.A.mixed._column))
     assert held == pytest.approx(direction_lp_bytes(1_000, 8, 4), rel=0.02)
+
+
+def test_nearly_parallel_rows_take_no_more_memory_than_was_counted() -> None:
+    """They ask for the accurate factorisation while most columns are still large."""
+    rows = normal(1, 1500) + 1e-6 * normal(15, 1500)
+    bounds = rows @ torch.rand(1500, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    costs = torch.cat([normal(50), torch.zeros(1450)])
+    lp = LinearProgram(c=costs, A=rows, row_lower=bounds, row_upper=bounds, col_lower=0.0, col_upper=1.0)
+    system = DenseSystem(lp.A)
+    set_units(system, lp)
+    assert system.strengthen()
+    system.factorize(system.units.theta, torch.ones_like(lp.row_lower))
+    assert len(system._basic) == 15
+    assert solve_lp(lp, InteriorPoint()).status is LPStatus.OPTIMAL
 
 
 def test_memory_of_gpt2_fits_one_device() -> None:

@@ -85,8 +85,11 @@ def test_a_maximisation_becomes_the_minimisation_of_the_negated_objective(tmp_pa
         (TINY.replace("x cost 1 low 2", "x cost abc low 2"), "expected a number, got 'abc'"),
         (TINY.replace("rhs cost -10 low 4", "rhs cost x low 4"), "expected a number, got 'x'"),
         (TINY.replace("UP bnd x 6", "UP bnd x 1_0"), "expected a number, got '1_0'"),
-        (TINY.replace(" G low", " N other\n G low").replace("rhs high", "rhs other 3 high"), "not the first"),
+        (TINY.replace(" G low", " N other\n G low").replace("rhs high", "rhs other 3\n rhs high"), "not the first"),
         (TINY.replace(" y same 1", " y same 1\n x same 1"), "the same name"),
+        (TINY.replace("rhs cost -10 low 4", "rhs cost -10 low 4 same 3"), "expected at most two entries on a line"),
+        (TINY.replace("UP bnd x 6", "UP x y 6"), "a set of bounds that is named like a variable"),
+        (TINY.replace("ROWS", "OBJNAME\n other\nROWS").replace(" G low", " N other\n G low"), "another objective than"),
         (TINY.replace(" E same", " E same\n E low"), "the same name"),
     ],
     ids=[
@@ -113,6 +116,9 @@ def test_a_maximisation_becomes_the_minimisation_of_the_negated_objective(tmp_pa
         "an underscore",
         "another constant",
         "a column in two places",
+        "three entries on a line",
+        "a set named like a column",
+        "the second of two objectives",
         "two rows of one name",
     ],
 )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from backends import HiGHS
 from backends.pdlp import PDLP
+from lift_core.direction import assemble_direction_lp
 from lift_core.lp import LinearProgram, LPStart, LPStatus, solve_lp
 from lift_core.operators import (
     Dense,
@@ -187,6 +188,22 @@ def test_a_direction_without_feasible_point_is_certified() -> None:
     )
     solution = solve_lp(shifted, PDLP())
     assert (solution.status, solution.certified) == (LPStatus.INFEASIBLE, True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_directions_without_curvature(seed: int) -> None:
+    """λ alone has rows, which may depend on each other."""
+    generator, n, p = torch.Generator().manual_seed(seed), 1 + seed, 3 - seed % 3
+    grad_hyper, grad_weights, mixed = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((p,), (n,), (n, p))
+    )
+    hessian = Diagonal(torch.zeros(n))
+    lp = assemble_direction_lp(
+        grad_hyper=grad_hyper, grad_weights=grad_weights, hessian=hessian, mixed=Dense(mixed), delta=0.0
+    )
+    found, wanted = solve_lp(lp, PDLP(max_iterations=5_000)), solve_lp(lp, HiGHS())
+    assert found.status is LPStatus.OPTIMAL
+    assert found.objective == pytest.approx(wanted.objective, rel=1e-3)
 
 
 def test_no_columns_or_rows() -> None:

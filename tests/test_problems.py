@@ -98,8 +98,10 @@ def test_gauss_newton_equals_autodiff_and_is_positive_semi_definite(name: str) -
         assert close(matrix, problem.training_hessian(point).to_dense())
 
 
-def test_indefinite_quadratic_has_both_signs_and_no_gauss_newton() -> None:
-    problem = Quadratic(indefinite=True)
+@pytest.mark.parametrize("num_weights", [5, 6])
+def test_indefinite_quadratic_has_both_signs_and_no_gauss_newton(num_weights: int) -> None:
+    problem = Quadratic(indefinite=True, num_weights=num_weights)
+    assert problem.lower_gradient(problem.initial_point()).norm() < 1e-12, "it does not solve the lower level"
     eigenvalues = torch.linalg.eigvalsh(problem.training_hessian(problem.initial_point()).to_dense())
     assert eigenvalues.min() < 0 < eigenvalues.max()
     with pytest.raises(TypeError, match="not convex"):

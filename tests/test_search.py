@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import lift_core as lift
-from backends import HiGHS, InteriorPoint
+from backends import PDLP, HiGHS, InteriorPoint
 from lift_core.metering import Metered
 from lift_core.records import CHECKPOINT, CheckpointError, load_state, save_state, without_times, write_atomically
 from lift_core.search import SearchState
@@ -201,6 +201,7 @@ def test_state_survives_the_round_trip(tmp_path: Path) -> None:
     assert loaded is not None
     assert torch.equal(loaded.training.point.weights, state.training.point.weights)
     assert torch.equal(loaded.snapshots[0], state.snapshots[0])
+    assert all(part.data_ptr() % 64 == 0 for part in (loaded.training.point.weights, *loaded.snapshots))
     assert load_state(tmp_path / "nothing", **identity) is None
 
 
@@ -301,6 +302,13 @@ def test_classes_in_place_of_instances_are_named() -> None:
     for options in ({"backend": HiGHS}, {"curvature": lift.Exact}):
         with pytest.raises(TypeError, match=f"{next(iter(options))}: expected an instance"):
             replace(SEARCH, **options)
+
+
+def test_a_backend_with_a_callback_can_be_resumed(tmp_path: Path) -> None:
+    for log in ([], []):  # each has another address
+        search = lift.LocalSearch(backend=PDLP(callback=log.append), curvature=lift.Exact(), slack=0.1, warmup_epochs=1)
+        search.run(Quadratic(), folder=tmp_path)
+    assert not log, "the LP was solved again"
 
 
 def test_a_selection_loss_that_is_no_number_is_named() -> None:

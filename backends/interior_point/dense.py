@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from backends.chunks import TRIANGLE_ROWS, chunks
@@ -15,7 +15,7 @@ JITTER = 1e-14
 """Relative to the diagonal; redundant equalities make the normal matrix singular."""
 LARGEST_JITTER = 1e-6
 BASIC = 1e-3
-"""Columns whose Θ exceeds this many units stay unknowns of the accurate factorisation."""
+"""Columns whose Θ exceeds this many units stay unknowns of the accurate factorisation, no more of them than rows."""
 
 
 class DenseSystem(NewtonSystem):
@@ -53,7 +53,7 @@ class DenseSystem(NewtonSystem):
         return changed
 
     def factorize(self, theta: Tensor, theta_rows: Tensor) -> None:
-        self._basic = (theta > BASIC * self.units.theta if self._pivoted else theta < 0).nonzero().flatten()
+        self._basic = self._large(theta / self.units.theta) if self._pivoted else torch.zeros(0).to(theta).long()
         self._theta_basic = theta[self._basic]
         self._theta = theta.index_fill(0, self._basic, 0.0)
         normal = self._normal_matrix(self._theta, theta_rows)
@@ -62,6 +62,11 @@ class DenseSystem(NewtonSystem):
             jitter *= 100
             if jitter > LARGEST_JITTER or not torch.isfinite(normal).all():
                 raise torch.linalg.LinAlgError("the normal matrix is singular or not finite")
+
+    def _large(self, ratio: Tensor) -> Int64[Tensor, " b"]:
+        large = (ratio > BASIC).nonzero().flatten()
+        m = len(self.matrix)
+        return large if len(large) <= m else large[ratio[large].topk(m).indices]
 
     def solve(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         g = g - self.matrix @ (self._theta * f)

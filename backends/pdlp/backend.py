@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 
 from backends.devices import move_program
+from backends.factors import is_zero
 from backends.pdlp import douglas_rachford, halpern
 from backends.pdlp.batch import Batch, make_batch
 from backends.pdlp.inexact import fit_inexact_projection
@@ -69,7 +70,7 @@ class PDLP(LPBackend):
     check_interval: int = 40
     densify_limit: int = 2_048
     polish: bool = True
-    callback: Callback | None = field(default=None, compare=False)
+    callback: Callback | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -127,7 +128,8 @@ class PDLP(LPBackend):
         return [answers[column] for column in range(batch.size)]
 
     def _wants_projection(self, batch: Batch) -> bool:
-        direction = isinstance(batch.A, DirectionMatrix) and 0 not in batch.A.shape
+        # where H is zero, rows may depend on each other, and projections onto them would not be stable
+        direction = isinstance(batch.A, DirectionMatrix) and 0 not in batch.A.shape and not is_zero(batch.A.hessian)
         return self.algorithm == "douglas_rachford" or (self.algorithm == "auto" and direction)
 
     def _projection(self, batch: Batch) -> Projection | None:

@@ -148,6 +148,7 @@ class FactoredProjection(Projection):
         diagonal = self._d[:, None]
         pivot = theta * diagonal.square() + slack
         size = (pivot + theta * self._V.square().sum(1, keepdim=True).square()).amax(0)
+        size = torch.where(size > 0, size, self._mixed_size())  # where H is zero, rows are those of J alone
         slack = torch.where(pivot <= RIDGE**2 * size, slack + RIDGE * size + _TINY, slack)
         pivot = theta * diagonal.square() + slack
         self._f = torch.where(self._has_row > 0, 1 / pivot, 0.0)
@@ -158,6 +159,11 @@ class FactoredProjection(Projection):
         self._small = torch.linalg.lu_factor(torch.stack(systems))
         self._refinements = 0
         self._refinements = self._needed_refinements(accuracy)
+
+    def _mixed_size(self) -> Float64[Tensor, " b"]:
+        """The largest square of a row of J, in units."""
+        scales = self._hyper_scale.T
+        return torch.stack([self._matrix.mixed.matmat(torch.diag(s)).square().sum(1).amax() for s in scales])
 
     def keep(self, columns: list[int]) -> FactoredProjection:
         kept = copy.copy(self)

@@ -45,8 +45,11 @@ class Fisher(CurvatureModel):
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
 
     def budget(self, n: int) -> Budget:
-        """The gradients (half as much where they are float32) and the eigenvectors kept, twice; one round's passes."""
-        return Budget(num_gradients=1, num_bytes=8 * n * (self.samples + 2 * min(self.rank, self.samples)))
+        """The gradients (half as much where they are float32), twice while they are put together, or beside the
+        eigenvectors kept, twice; one round's passes.
+        """
+        vectors = max(2 * self.samples, self.samples + 2 * min(self.rank, self.samples))
+        return Budget(num_gradients=1, num_bytes=8 * n * vectors)
 
     def data_curvature(self, view: CurvatureView) -> Curvature:
         rows, scale, rounds = self._columns(view)

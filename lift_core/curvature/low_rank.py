@@ -46,9 +46,10 @@ class LowRank(CurvatureModel):
             raise ValueError(f"bulk: expected 'trace', 'groups', 'diagonal' or a finite number, got {self.bulk!r}")
 
     def budget(self, n: int) -> Budget:
-        """The Krylov basis and its rotation into Ritz vectors, and a few vectors."""
+        """The Krylov basis, its rotation into Ritz vectors, a block or the probes with their images, a few vectors."""
         rank, probes = min(self.rank, n), 0 if self._known_bulk else self.num_probes
-        return Budget(num_hvps=rank + probes, num_bytes=8 * n * (2 * rank + 3 * self.block + 2 * probes))
+        vectors = 2 * rank + max(7 * self.block, 4 * probes) + 8
+        return Budget(num_hvps=rank + probes, num_bytes=8 * n * vectors)
 
     def data_curvature(self, view: CurvatureView) -> Curvature:
         hessian = view.problem.training_hessian(view.point, view.batches)

@@ -45,8 +45,8 @@ class SR1(CurvatureModel):
         return self.memory
 
     def budget(self, n: int) -> Budget:
-        """Points, gradients, updates, and their orthonormal basis twice."""
-        return Budget(num_gradients=self.memory + 1, num_bytes=5 * 8 * n * (self.memory + 1))
+        """Points, gradients, their differences, updates, and the orthonormal basis of these twice."""
+        return Budget(num_gradients=self.memory + 1, num_bytes=8 * 8 * n * (self.memory + 1))
 
     def data_curvature(self, view: CurvatureView) -> Curvature:
         points = _without_repeats([*view.snapshots, view.point.weights])[-self.memory - 1 :]
