@@ -57,7 +57,7 @@ class BilevelProblem(ABC):
         name: what tables and files call it.
         regularizer: R, or None where the training loss carries its own hyperparameters.
         hyper_names: one name per hyperparameter.
-        hyper_lower, hyper_upper: bounds on λ, shape (p,).
+        hyper_lower, hyper_upper: bounds on λ, shape (p,); upper ones of log strengths finite.
         groups: named slices of θ (blocks, tensors, ...): what reports and radii speak of.
         metric_name: what `metric` turns a loss into.
         columns_at_once: Hessian products that are formed at once by vmap; 1 where the loss has operations that vmap
