@@ -77,4 +77,4 @@ def small_matrix_value(matrix: sp.csr_matrix) -> float:
     A smaller one than needed makes it miss proofs that a program is infeasible.
     """
     sizes = np.abs(matrix.data[matrix.data != 0])
-    return 1e-12 if len(sizes) and sizes.min() < 1e-9 else 1e-9
+    return 1e-12 if len(sizes) and sizes.min() <= 1e-9 else 1e-9

@@ -82,8 +82,7 @@ def operator_bytes(A: LinearOperator) -> int:  # noqa: N803
         return interior_point_bytes(hessian.shape[0], rank, A.num_hyper, device=A.device.type)
     if isinstance(hessian, Sparse):
         return _NUMBER * (INTERIOR_POINT_VECTORS // 2 * (m + n) + 40 * hessian.matrix.nnz)
-    pivoted = 4 * (m + min(m, n)) ** 2  # where accuracy asks for it
-    return _NUMBER * (2 * m * n + 4 * m * m + pivoted + INTERIOR_POINT_VECTORS // 2 * (m + n))
+    return _NUMBER * (2 * m * n + 4 * m * m + INTERIOR_POINT_VECTORS // 2 * (m + n))
 
 
 def check_memory_limit(limit: int | None) -> None:
@@ -103,8 +102,8 @@ def require_memory(
     limit: int | None,
     *,
     remedy: str = "tune fewer weights",
-) -> None:
-    """Refuse a solve that needs more bytes than are allowed, or, without a limit, than there are.
+) -> int:
+    """The bytes that are left; a solve that needs more than are allowed, or without a limit than there are, is refused.
 
     Args:
         A: the program's matrix.
@@ -124,6 +123,7 @@ def require_memory(
             f"but {allowed:,} are allowed; raise memory_limit, lower the rank of the curvature model, "
             f"{remedy}, or use PDLP"
         )
+    return allowed - needed
 
 
 def can_polish(num_weights: int, device: torch.device) -> bool:

@@ -88,7 +88,7 @@ def first_fault(text: str) -> str | None:
         elif section == "OBJNAME":
             objective = (f"line {number}, {line.strip()!r}", tokens[-1])
         elif section == "ROWS":
-            rows.update(tokens[1:])
+            rows.update(tokens[1:] if len(tokens) == 2 else [*tokens[1:], ""])  # "": some names have spaces
             free += tokens[-1:] if tokens[0].upper() == "N" else []
         elif section in _VALUED and "'MARKER'" not in tokens:
             fault = _value_fault(section, tokens, rows)
@@ -118,7 +118,7 @@ def _header_fault(section: str, words: list[str]) -> str | None:
 
 def _value_fault(section: str, tokens: list[str], rows: set[str]) -> str | None:
     """Of the numbers of a line: its last word, and the one after an earlier row where two rows are named."""
-    if len(tokens) > 5 and _entries(tokens, rows) > 2:
+    if len(tokens) > 5 and "" not in rows and _entries(tokens, rows) > 2:
         return "expected at most two entries on a line"
     if section == "BOUNDS" and tokens[0].upper() in _WITHOUT_VALUE:
         return None
@@ -140,7 +140,8 @@ def _entries(tokens: list[str], rows: set[str]) -> int:
 
 def _bound_fault(tokens: list[str], columns: set[str]) -> str | None:
     """Of the variable: the third word, or the second where there is no name of a set. HiGHS tries the second first."""
-    has_set = len(tokens) > 3 or (len(tokens) == 3 and tokens[2] in columns)
+    no_value = tokens[0].upper() in _WITHOUT_VALUE
+    has_set = len(tokens) > 3 or (no_value and len(tokens) == 3 and tokens[2] in columns)
     if has_set and tokens[1] in columns:
         return "a set of bounds that is named like a variable"
     return None if set(tokens[1:3]) & columns else "a bound on a variable that no column names"

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 
-from backends.explicit import cost_scale, feasibility_tolerance, import_package, same_matrix, small_matrix_value
+from backends.explicit import cost_scale, feasibility_tolerance, import_package, same_matrix
 from lift_core.lp import BackendAnswer, ExplicitLP, LinearProgram, LPBackend, LPStart, LPStatus
 
 CONDITIONS = {
@@ -73,7 +73,8 @@ class Pyomo(LPBackend):
             ``rtol`` unless they are among them; CBC prints seven digits, which is good for about ``rtol=1e-4``.
 
     In a sequence of programs with one A the model stays and its parameters change; the "appsi" interfaces then tell the
-    solver only what changed. Pyomo passes on no rays, so that infeasible and unbounded verdicts are uncertified.
+    solver only what changed. Pyomo passes on no rays, so that infeasible and unbounded verdicts are uncertified. HiGHS
+    takes entries of at most 1e-9 for zero when Pyomo calls it; `backends.HiGHS` keeps them.
 
     >>> from lift_core.lp import LinearProgram, solve_lp
     >>> lp = LinearProgram(c=[1.0, 1.0], A=[[1.0, 2.0]], row_lower=2.0, col_lower=0.0)
@@ -102,8 +103,6 @@ class Pyomo(LPBackend):
             elif y is None:
                 is_new = model is None or not model.fits(program)
                 model = _Model(program) if model is None or is_new else model
-                if "highs" in self.solver and "small_matrix_value" not in dict(self.options):
-                    solver.options["small_matrix_value"] = small_matrix_value(program.A)
                 model.set_parameters(program)
                 spent = 0.0 if is_new else _counted(solver)
                 x, y, status = self._run(solver, model, self.time_limit + spent)

@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,26 +70,23 @@ class CheckpointError(ValueError):
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
-    """A short hash of JSON-able settings: a checkpoint is only resumed by the search that wrote it.
-
-    Addresses of objects, which some put into their repr, change from one process to the next and do not count.
-    """
-    text = re.sub(r" at 0x[0-9a-fA-F]+", "", json.dumps(settings, sort_keys=True, default=str))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """A short hash of JSON-able settings: a checkpoint is only resumed by the search that wrote it."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def first_losses(problem: BilevelProblem) -> dict[str, float]:
     """The upper loss of the first batch of every split, which tells data apart that a problem's description does not.
 
-    It is taken a tenth of the weights' size off the initial point: where weights are zero a loss may not see the data.
+    It is taken at weights that depend on their number alone: initial ones may be random, or zeros that see no data.
     """
     start = problem.initial_point()
-    hyper, weights = start.hyper, start.weights
-    size = float(weights.square().mean().sqrt()) or 1.0
-    noise = torch.randn(len(weights), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    moved = weights + size / 10 * noise.to(weights)
+    hyper = torch.zeros_like(start.hyper).clamp(problem.hyper_lower, problem.hyper_upper)
+    drawn = torch.randn(len(start.weights), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights = 0.1 * drawn.to(start.weights)
     with torch.no_grad():
-        return {split: float(problem.upper_loss(hyper, moved, problem.batches(split)[0])) for split in get_args(Split)}
+        return {
+            split: float(problem.upper_loss(hyper, weights, problem.batches(split)[0])) for split in get_args(Split)
+        }
 
 
 def save_state(folder: Path, state: SearchState, *, settings_hash: str, losses: Mapping[str, float]) -> None:
@@ -134,7 +130,7 @@ def load_state(
             plain = json.loads(file.metadata()["state"])
         if plain["settings_hash"] != settings_hash:
             raise CheckpointError(f"{path}: written with other settings; resume with those, or choose another folder")
-        for split, there in plain["first_losses"].items():
+        for split, there in plain.get("first_losses", {}).items():
             _require_same_loss(path, split, there, losses[split])
         return _search_state(plain, tensors)
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:

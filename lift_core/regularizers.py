@@ -82,11 +82,13 @@ class Regularizer(ABC):
         return hyper.exp() if self.strength == "log" else hyper
 
     def require_finite_strengths(self, hyper_upper: Float64[Tensor, " p"]) -> None:
-        """Refuse upper bounds of λ at which a strength in use is infinite, as a step may go that far.
+        """Refuse upper bounds of λ at which a log strength in use is infinite, as a step may go that far.
 
         Raises:
             ValueError: naming the first of them.
         """
+        if self.strength != "log":
+            return
         used = self._column[self._covered].unique()
         infinite = used[~torch.isfinite(self.strengths(hyper_upper)[used])]
         if len(infinite):

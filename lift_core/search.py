@@ -167,7 +167,8 @@ class LocalSearch:
         try:
             training, snapshots = self.trainer.epoch(problem, state.training, seed=self.seed, num_snapshots=wanted)
         except TrainingDivergedError:
-            if not math.isfinite(loss := problem.inner.lower_loss(state.training.point)):
+            loss = problem.inner.lower_loss(state.training.point)
+            if state.training.epochs == 0 and not math.isfinite(loss):
                 raise ValueError(
                     f"loss('train'): expected a finite number where training is to begin, got {loss}; look at the data"
                 ) from None

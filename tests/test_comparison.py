@@ -1,5 +1,7 @@
 """Comparisons: generated programs, cells, means, performance profiles, contradictions."""
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from lift_core.comparison import (
     shifted_means,
 )
 from lift_core.comparison.programs import stored_entries
+from lift_core.lp import BackendAnswer, LinearProgram
 
 NETLIB = Path(__file__).parent / "data" / "netlib"
 
@@ -112,6 +115,18 @@ def test_a_contest_judges_every_pair_and_keeps_it(tmp_path: Path, monkeypatch: p
     assert [a["seconds"] for a in again] == [a["seconds"] for a in answers if a["rtol"] == 1e-6], "it was solved again"
     monkeypatch.setattr("inspect.getsource", lambda module: "changed")
     assert list(renamed.answers()) != again, "the answers of code that has changed since"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wordy(HiGHS):
+    def solve_sequence(self, lps: Iterable[LinearProgram]) -> Iterator[BackendAnswer]:
+        return (answer._replace(status="OPTIMAL") for answer in super().solve_sequence(lps))  # pyright: ignore[reportArgumentType]
+
+
+def test_a_wrong_answer_fills_its_own_cell() -> None:
+    contenders = [Contender("wordy", Wordy()), Contender("h", HiGHS())]
+    wordy, highs = Contest(programs=direction_family(sizes=[9]), contenders=contenders).answers()
+    assert (wordy["status"], highs["status"]) == ("REFUSED", "OPTIMAL") and "LPStatus" in wordy["status_text"]
 
 
 def test_without_anyone_to_tell_an_unreadable_program_ends_the_contest(tmp_path: Path) -> None:

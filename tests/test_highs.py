@@ -105,6 +105,12 @@ def test_costs_below_the_solvers_tolerance_are_not_read_as_zero(method: str, cos
     assert tiny.y.numpy() / costs == pytest.approx(unit.y.numpy(), abs=1e-5)
 
 
+@pytest.mark.parametrize("entry", [1e-9, 1e-10])
+def test_small_matrix_entries_decide(entry: float) -> None:
+    lp = LinearProgram(c=[1.0, 0.0], A=[[entry, 1.0]], row_lower=1.0, col_lower=0.0, col_upper=[1e11, 0.5])
+    assert solve_lp(lp, HiGHS()).objective == pytest.approx(0.5 / entry)
+
+
 def test_matrix_entries_below_the_default_threshold_are_kept() -> None:
     lp = LinearProgram(c=[1e-10], A=[[1e-10]], row_lower=1e-7)
     assert solve_lp(lp, HiGHS(method="simplex")).x.item() == pytest.approx(1000.0)

@@ -61,6 +61,15 @@ def test_a_maximisation_becomes_the_minimisation_of_the_negated_objective(tmp_pa
     assert solve_lp(lp, HiGHS()).objective == pytest.approx(-13.0)
 
 
+def test_numbers_for_names_and_names_with_spaces_are_read(tmp_path: Path) -> None:
+    numbers = TINY.replace(" x ", " 3 ").replace(" y ", " 5 ").replace("UP bnd 3 6", "UP 3 6").replace("bnd y", "5")
+    assert read_mps(_write(tmp_path, numbers)).col_upper[0] == 6.0
+    two = f"    {{:<10}}{'1 A':<10}{{:>12}}   {'2 A':<10}{{:>12}}\n"  # the columns of the fixed format
+    rows = "NAME\nROWS\n N  COST\n L  1 A\n G  2 A\n"
+    spaced = f"{rows}COLUMNS\n{two.format('COL 1', 3.0, 4.0)}RHS\n{two.format('RHS', 9.0, 2.0)}ENDATA\n"
+    assert read_mps(_write(tmp_path, spaced)).A.to_dense().tolist() == [[3.0], [4.0]]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

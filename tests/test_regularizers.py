@@ -1,5 +1,6 @@
 """Closed forms of the regularisers against autodiff."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -70,6 +71,10 @@ def test_smoothed_l1_is_close_to_the_absolute_value() -> None:
 
 def test_log_strength_is_never_negative() -> None:
     assert (L2([0], num_hyper=1).strengths(torch.tensor([-50.0]).double()) > 0).all()
+
+
+def test_only_log_strengths_need_finite_bounds() -> None:
+    L2([0], num_hyper=1, strength="raw").require_finite_strengths(torch.tensor([math.inf]).double())
 
 
 BAD: list[tuple[str, Callable[[], object], str]] = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import ClassVar
@@ -35,7 +36,8 @@ class InteriorPoint(LPBackend):
         max_iterations: Newton steps; 10 to 30 are usual, whatever the size.
         device: where to compute; None: where the program lives.
         memory_limit: bytes that a solve may take beside the program; None: what the device has. What it needs is
-            counted before it starts, and refused if that is more.
+            counted before it starts, and refused if that is more. A more accurate factorisation of dense A, which
+            nearly dependent rows ask for, makes do with what is left.
 
     Reference: Mehrotra (1992), SIAM J. Optim. 2(4); Wright (1997), Primal-Dual Interior-Point Methods, chapter 10.
 
@@ -65,17 +67,17 @@ class InteriorPoint(LPBackend):
             ValueError: if A is known through products only and is too large to be formed, or if memory is short.
         """
         deadline = time.monotonic() + self.time_limit
-        require_memory(lp.A, operator_bytes(lp.A), self.device, self.memory_limit)
+        spare = require_memory(lp.A, operator_bytes(lp.A), self.device, self.memory_limit)
         lp = move_program(lp, self.device)
         first = None if start is None else start.on(lp)
-        answer = self._solve_from(first, lp, deadline)
+        answer = self._solve_from(first, lp, spare, deadline)
         if first is not None and answer.status is LPStatus.NUMERICAL_ERROR:
-            again = self._solve_from(None, lp, deadline)
+            again = self._solve_from(None, lp, spare, deadline)
             return again._replace(iterations=answer.iterations + again.iterations)
         return answer
 
-    def _solve_from(self, start: LPStart | None, lp: LinearProgram, deadline: float) -> BackendAnswer:
-        system = choose_system(lp.A)
+    def _solve_from(self, start: LPStart | None, lp: LinearProgram, spare: int, deadline: float) -> BackendAnswer:
+        system = choose_system(lp.A, spare_bytes=spare)
         with torch.inference_mode(knows_entries(lp.A)):  # a tenth faster; products that differentiate would fail
             answer = solve_by_predictor_corrector(
                 lp, system, start, rtol=self.rtol, max_iterations=self.max_iterations, deadline=deadline
@@ -84,8 +86,11 @@ class InteriorPoint(LPBackend):
         return answer._replace(x=x, y=y)
 
 
-def choose_system(A: LinearOperator) -> NewtonSystem:  # noqa: N803
+def choose_system(A: LinearOperator, *, spare_bytes: float = math.inf) -> NewtonSystem:  # noqa: N803
     """The cheapest way to solve Newton systems with A.
+
+    Args:
+        spare_bytes: what a more accurate factorisation may take beside `operator_bytes`.
 
     Raises:
         ValueError: if A is neither factored nor sparse, and too large to be formed.
@@ -101,4 +106,4 @@ def choose_system(A: LinearOperator) -> NewtonSystem:  # noqa: N803
             f"A: {hessian!r} makes a program of shape {(m, n)}, too large to be factorised without structure; use "
             "PDLP, a factored curvature model (LowRank, SR1, Diagonal) or a scipy sparse matrix"
         )
-    return DenseSystem(A)
+    return DenseSystem(A, spare_bytes=spare_bytes)

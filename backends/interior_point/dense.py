@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
@@ -14,8 +16,11 @@ from lift_core.operators import LinearOperator, Sparse
 JITTER = 1e-14
 """Relative to the diagonal; redundant equalities make the normal matrix singular."""
 LARGEST_JITTER = 1e-6
-BASIC = 1e-3
-"""Columns whose Θ exceeds this many units stay unknowns of the accurate factorisation, no more of them than rows."""
+BASIC, MOST_BASIC = 1e-3, 2_000
+"""Columns whose Θ exceeds this many units stay unknowns of the accurate factorisation; how many of them at most, or as
+many as there are rows. Long before the end most columns are large, and nearly dependent rows need them all."""
+PIVOTED_MATRICES = 7
+"""As large as the accurate system, which are held while it is factorised."""
 
 
 class DenseSystem(NewtonSystem):
@@ -28,9 +33,12 @@ class DenseSystem(NewtonSystem):
         [  A_B     A_N Θ_N A_Nᵀ + Θ_s ]
     """
 
-    def __init__(self, A: LinearOperator) -> None:  # noqa: N803
+    def __init__(self, A: LinearOperator, *, spare_bytes: float = math.inf) -> None:  # noqa: N803
         super().__init__(A)
         self.matrix: Float64[Tensor, "m n"] = A.to_dense()
+        m, n = A.shape
+        largest = math.sqrt(spare_bytes / (8 * PIVOTED_MATRICES)) - m  # so that the system fits
+        self._most_basic = int(min(max(m, MOST_BASIC), n, largest))
         self._sparse = A.matrix if isinstance(A, Sparse) else None
         self._pivoted = False
 
@@ -49,8 +57,9 @@ class DenseSystem(NewtonSystem):
         return equilibrate(lp, largest_entries)
 
     def strengthen(self) -> bool:
-        changed, self._pivoted = not self._pivoted, True
-        return changed
+        changes = not self._pivoted and self._most_basic > 0
+        self._pivoted = self._pivoted or changes
+        return changes
 
     def factorize(self, theta: Tensor, theta_rows: Tensor) -> None:
         self._basic = self._large(theta / self.units.theta) if self._pivoted else torch.zeros(0).to(theta).long()
@@ -65,8 +74,8 @@ class DenseSystem(NewtonSystem):
 
     def _large(self, ratio: Tensor) -> Int64[Tensor, " b"]:
         large = (ratio > BASIC).nonzero().flatten()
-        m = len(self.matrix)
-        return large if len(large) <= m else large[ratio[large].topk(m).indices]
+        most = self._most_basic
+        return large if len(large) <= most else large[ratio[large].topk(most).indices]
 
     def solve(self, f: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
         g = g - self.matrix @ (self._theta * f)

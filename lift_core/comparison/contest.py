@@ -103,7 +103,7 @@ class Contest:
         try:
             while len(solutions) < self.repeats and sum(s.seconds for s in solutions) <= backend.time_limit:
                 solutions.append(solve_lp(lp, backend))
-        except (ValueError, RuntimeError, ImportError, ArithmeticError, MemoryError) as error:
+        except (ValueError, TypeError, RuntimeError, ImportError, ArithmeticError, MemoryError) as error:
             record |= _refusal(f"{type(error).__name__}: {error}")
         else:
             record |= _describe(solutions)
@@ -196,7 +196,9 @@ def _refusal(reason: str) -> Facts:
 def _warm_up(backend: LPBackend) -> None:
     """One tiny solve: the first one of a process also imports the solver's packages."""
     tiny = LinearProgram(c=[1.0], A=[[1.0]], row_lower=0.0, col_lower=-1.0, col_upper=1.0)
-    with suppress(ValueError, RuntimeError, ImportError):  # a backend that refuses will say so in its records
+    with suppress(
+        ValueError, TypeError, RuntimeError, ImportError
+    ):  # a backend that refuses will say so in its records
         solve_lp(tiny, backend)
 
 
