@@ -7,7 +7,7 @@ import sys
 import pytest
 
 MEASURE = """
-import json, torch
+import ctypes, json, torch
 import lift_core as lift
 from lift_core.curvature.model import CurvatureView
 from lift_core.operators import Diagonal
@@ -55,6 +55,7 @@ for model in models:
     start = torch.randn(100_000, generator=generator, dtype=torch.float64)
     view = CurvatureView(problem, problem.initial_point(), problem.batches("train"), start, snapshots, generator)
     small = torch.linalg.eigh(torch.eye(3)), torch.linalg.qr(torch.randn(5, 2))
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what earlier models have left behind is no room for this one
     open("/proc/self/clear_refs", "w").write("5")  # the kernel's record of the peak begins anew
     before = peak()
     model.data_curvature(view)
@@ -67,4 +68,4 @@ print(json.dumps(found))
 def test_stated_bytes_are_what_a_process_takes() -> None:
     done = subprocess.run([sys.executable, "-c", MEASURE], capture_output=True, text=True, check=True)
     for model, stated, taken in json.loads(done.stdout):
-        assert 0.25 * stated <= taken <= 1.2 * stated, f"{model}: stated {stated:,}, took {taken:,}"
+        assert 0.5 * stated <= taken <= 1.5 * stated, f"{model}: stated {stated:,}, took {taken:,}"
