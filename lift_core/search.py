@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -299,14 +300,11 @@ class _Recorder:
         self, search: LocalSearch, problem: BilevelProblem, folder: Path | None, on_progress: OnProgress | None
     ) -> None:
         self._search, self._problem, self._folder, self._on_progress = search, problem, folder, on_progress
-        self._identity: dict[str, Any] = (
-            {}
-            if folder is None
-            else {
-                "settings_hash": fingerprint({"search": repr(search), "problem": problem.describe()}),
-                "losses": first_losses(problem),
-            }
-        )
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        settings = {"search": repr(self._search), "problem": self._problem.describe()}
+        return {"settings_hash": fingerprint(settings), "losses": first_losses(self._problem)}
 
     def resume(self) -> SearchState | None:
         if self._folder is None:

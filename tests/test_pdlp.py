@@ -204,6 +204,8 @@ def test_directions_without_curvature(seed: int) -> None:
     found, wanted = solve_lp(lp, PDLP(max_iterations=5_000)), solve_lp(lp, HiGHS())
     assert found.status is LPStatus.OPTIMAL
     assert found.objective == pytest.approx(wanted.objective, rel=1e-3)
+    projected = solve_lp(lp, PDLP(max_iterations=400, algorithm="douglas_rachford"))  # which "auto" does not take here
+    assert projected.objective == pytest.approx(wanted.objective, rel=1e-2)
 
 
 def test_no_columns_or_rows() -> None:
