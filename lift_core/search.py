@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,22 +17,10 @@ from lift_core.lp import LPBackend, LPStatus
 from lift_core.metering import Cost, Metered
 from lift_core.moves import Facts, LPDirection, Move, Situation
 from lift_core.problem import BilevelProblem, Point, Split
-from lift_core.records import (
-    CHECKPOINT,
-    SearchState,
-    SearchStatus,
-    fingerprint,
-    first_losses,
-    load_state,
-    require_sizes,
-    save_state,
-)
+from lift_core.recorder import OnProgress, Recorder
+from lift_core.records import SearchState, SearchStatus
 from lift_core.refit import Refit
 from lift_core.training import Trainer, TrainingDivergedError, TrainingState
-
-OnProgress = Callable[[str, int, int, Cost], None]
-"""Called with (stage, done, total, cost so far) whenever something was spent."""
-
 
 CHOOSING_SPLITS: tuple[Split, ...] = ("train", "direction", "selection")
 ALL_SPLITS: tuple[Split, ...] = (*CHOOSING_SPLITS, "test")
@@ -151,7 +138,7 @@ class LocalSearch:
                 raise ValueError(f"batches({split!r}): expected at least one example, got none")
         if problem.regularizer is not None:
             problem.regularizer.require_finite_strengths(problem.hyper_upper)
-        recorder = _Recorder(self, problem, None if folder is None else Path(folder), on_progress)
+        recorder = Recorder(self, problem, None if folder is None else Path(folder), on_progress)
         state = recorder.resume() or SearchState(TrainingState.fresh(problem.initial_point()))
         while state.status is None and len(state.warmup) < self.warmup_epochs:
             state = recorder.keep(self._warm_up(recorder.meter("warm-up", len(state.warmup)), state))
@@ -291,41 +278,6 @@ class LocalSearch:
             hyper_after=tuple(state.training.point.hyper.tolist()),
             cost=state.cost,
         )
-
-
-class _Recorder:
-    """The folder and the display of one run."""
-
-    def __init__(
-        self, search: LocalSearch, problem: BilevelProblem, folder: Path | None, on_progress: OnProgress | None
-    ) -> None:
-        self._search, self._problem, self._folder, self._on_progress = search, problem, folder, on_progress
-
-    @cached_property
-    def _identity(self) -> dict[str, Any]:
-        settings = {"search": repr(self._search), "problem": self._problem.describe()}
-        return {"settings_hash": fingerprint(settings), "losses": first_losses(self._problem)}
-
-    def resume(self) -> SearchState | None:
-        if self._folder is None:
-            return None
-        start = self._problem.initial_point()
-        state = load_state(self._folder, **self._identity, device=start.weights.device)
-        if state is not None:
-            require_sizes(state, start, self._folder / CHECKPOINT)
-        return state
-
-    def keep(self, state: SearchState) -> SearchState:
-        if self._folder is not None:
-            save_state(self._folder, state, **self._identity)
-        return state
-
-    def meter(self, stage: str, done: int) -> Metered:
-        """The problem with a fresh counter, announced to the display under ``stage``."""
-        search, notify = self._search, self._on_progress
-        totals = {"warm-up": search.warmup_epochs, "LP step": search.rounds}
-        total = totals.get(stage, len(search.controls))
-        return Metered(self._problem, None if notify is None else lambda cost: notify(stage, done, total, cost))
 
 
 def _losses(

@@ -65,7 +65,7 @@ def test_resuming_after_any_stage_ends_with_the_same_result(
         if calls == stages:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("lift_core.search.save_state", crash_later)
+    monkeypatch.setattr("lift_core.recorder.save_state", crash_later)
     with pytest.raises(KeyboardInterrupt):
         SEARCH.run(Network(), folder=tmp_path)
     monkeypatch.undo()
