@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+import torch
+from jaxtyping import Float64
+from torch import Tensor
 
+from lift_core.lp import ExplicitLP
 from lift_core.plugins import install_command
 
 
@@ -69,6 +73,22 @@ def same_matrix(a: sp.csr_matrix, b: sp.csr_matrix) -> bool:
     return a.shape == b.shape and all(
         np.array_equal(getattr(a, part), getattr(b, part)) for part in ("indptr", "indices", "data")
     )
+
+
+def nonempty_rows(matrix: sp.csr_matrix) -> np.ndarray:
+    """Which rows have a nonzero entry."""
+    return np.asarray(abs(matrix).sum(axis=1)).ravel() > 0
+
+
+def contradiction(program: ExplicitLP) -> Float64[Tensor, " m"] | None:
+    """The Farkas ray of an empty row whose bounds exclude 0, if there is one."""
+    wrong = ~nonempty_rows(program.A) & ((program.row_lower > 0) | (program.row_upper < 0))
+    if not wrong.any():
+        return None
+    ray = torch.zeros(len(wrong), dtype=torch.float64)
+    i = int(wrong.argmax())
+    ray[i] = 1.0 if program.row_lower[i] > 0 else -1.0
+    return ray
 
 
 def small_matrix_value(matrix: sp.csr_matrix) -> float:

@@ -17,7 +17,14 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from backends.explicit import cost_scale, feasibility_tolerance, import_package, same_matrix, small_matrix_value
+from backends.explicit import (
+    contradiction,
+    cost_scale,
+    feasibility_tolerance,
+    import_package,
+    same_matrix,
+    small_matrix_value,
+)
 from lift_core.lp import BackendAnswer, ExplicitLP, LinearProgram, LPBackend, LPStart, LPStatus
 
 METHODS = ("choose", "simplex", "ipm", "hipo", "pdlp", "hipdlp")
@@ -121,18 +128,21 @@ class HiGHS(LPBackend):
         before = highs.getRunTime()
         # HiGHS counts the seconds of all solves of one instance, but for those of its pdlp
         set_option(highs, "time_limit", self.time_limit + (0.0 if method == "pdlp" else before))
-        highs.run()
+        broke = highs.run().name == "kError" and highs.getModelStatus().name == "kNotset"
         answer = _answer(highs)
+        if answer.status is LPStatus.INFEASIBLE and answer.y is None:
+            answer = answer._replace(y=contradiction(program))
         no_ray = answer.status in _WITHOUT_POINT and answer.x is None and answer.y is None
         # on some infeasible programs IPX ends with an error, and the simplex method not knowing, from an earlier basis
         failed = highs.getModelStatus().name in ("kSolveError", *(["kUnknown"] if method in _SIMPLEX else []))
         left = self.time_limit - (highs.getRunTime() - before)
-        if (no_ray or failed) and left > 0:
+        if (no_ray or failed or broke) and left > 0:
             highs.clearSolver()
             set_option(highs, "time_limit", highs.getRunTime() + left)
-            self._configure(highs, method="simplex", presolve="off")
+            # rows that differ by rounding alone break the simplex method and presolve
+            self._configure(highs, method="ipm" if broke else "simplex", presolve="off")
             highs.run()
-            second = _answer(highs, search_ray=True)
+            second = _answer(highs, search_ray=not broke)
             if second.status in (*_WITHOUT_POINT, LPStatus.OPTIMAL):
                 return second._replace(iterations=answer.iterations + second.iterations)
         return answer

@@ -9,14 +9,17 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from lift_core.lp import size_of_bounds
+from lift_core.lp import size_of_bounds, smaller_bounds
+
+WORTH = 10.0
+"""Error of the objective, in multiples of the tolerance, that residuals within the tolerance may go with."""
 
 
 class Residuals(NamedTuple):
     """Relative residuals of one pair (x, y), as `lift_core.lp.kkt_residuals` defines them, and both objectives.
 
     Attributes:
-        leak: ``|y|^T |Ax - proj(Ax)|``: by how much the infeasibility of the rows can flatter the objective.
+        leak: what the violations are worth in the objective, as there, but absolute.
     """
 
     primal: float
@@ -31,6 +34,19 @@ class Residuals(NamedTuple):
         """The largest of the three residuals; infinite when one is not a number."""
         worst = max(self.primal, self.dual, self.gap)
         return worst if math.isfinite(self.primal + self.dual + self.gap) else math.inf
+
+    @property
+    def objective_error(self) -> float:
+        """Relative distance to the optimal value that gap and leak allow."""
+        return self.gap + self.leak / (1 + abs(self.primal_objective) + abs(self.dual_objective))
+
+    @property
+    def score(self) -> float:
+        """What a method is to bring below its tolerance: the residuals, and a share of the objective's error.
+
+        Where one cost is huge, residuals relative to its size are small at points that are far from optimal.
+        """
+        return max(self.worst, self.objective_error / WORTH)
 
 
 class Programs(Protocol):
@@ -61,6 +77,7 @@ class KKTCheck:
         self._rows = _Support(lp.row_lower, lp.row_upper)
         self._columns = _Support(lp.col_lower, lp.col_upper)
         self._cost_size = 1 + lp.c.norm(dim=0)
+        self._column_size = 1 + smaller_bounds(lp.col_lower, lp.col_upper)
 
     def evaluate(
         self,
@@ -73,20 +90,24 @@ class KKTCheck:
         lp = self.lp
         off_rows = ax - ax.clamp(lp.row_lower, lp.row_upper)
         off_columns = x - x.clamp(lp.col_lower, lp.col_upper)
-        from_rows, row_residual = self._rows(y)
-        from_columns, column_residual = self._columns(lp.c - aty)
+        reduced_costs = lp.c - aty
+        from_rows, row_residual, row_leak = self._rows(y, ax)
+        from_columns, column_residual, column_leak = self._columns(reduced_costs, x)
         primal_objective = torch.linalg.vecdot(lp.c, x, dim=0) + lp.offset
         dual_objective = from_rows + from_columns + lp.offset
         size = 1 + primal_objective.abs() + dual_objective.abs()
-        bound_size = 1 + size_of_bounds(lp.row_lower, lp.row_upper, ax)
+        row_size = 1 + size_of_bounds(lp.row_lower, lp.row_upper, ax)
         return torch.stack(
             [
-                torch.hypot(off_rows.norm(dim=0), off_columns.norm(dim=0)) / bound_size,
+                torch.hypot(off_rows.norm(dim=0) / row_size, off_columns.norm(dim=0) / self._column_size),
                 torch.hypot(row_residual, column_residual) / self._cost_size,
                 (primal_objective - dual_objective).abs() / size,
                 primal_objective,
                 dual_objective,
-                torch.linalg.vecdot(y.abs(), off_rows.abs(), dim=0),
+                torch.linalg.vecdot(y.abs(), off_rows.abs(), dim=0)
+                + torch.linalg.vecdot(reduced_costs.abs(), off_columns.abs(), dim=0)
+                + row_leak
+                + column_leak,
             ]
         )
 
@@ -106,7 +127,10 @@ class Incumbent:
 
 
 class _Support:
-    """``sum lower * dual^+ - upper * dual^-`` over finite bounds, and the norm of what the infinite ones leave over."""
+    """``sum lower * dual^+ - upper * dual^-`` over finite bounds; the norm of what infinite ones leave over; its worth.
+
+    What is left over is worth as much at a point as its entries are large there, or one.
+    """
 
     def __init__(self, lower: Tensor, upper: Tensor) -> None:
         no_lower, no_upper = torch.isinf(lower), torch.isinf(upper)
@@ -114,9 +138,10 @@ class _Support:
         self.lower = lower.masked_fill(no_lower, 0.0) if self.missing else lower
         self.upper = upper.masked_fill(no_upper, 0.0) if self.missing else upper
 
-    def __call__(self, dual: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, dual: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         at_lower, at_upper = dual.clamp(min=0), dual.clamp(max=0).neg_()
         value = torch.linalg.vecdot(self.lower, at_lower, dim=0) - torch.linalg.vecdot(self.upper, at_upper, dim=0)
         if self.missing is None:
-            return value, torch.zeros_like(value)
-        return value, (at_lower * self.missing[0] + at_upper * self.missing[1]).norm(dim=0)
+            return value, torch.zeros_like(value), torch.zeros_like(value)
+        left_over = at_lower * self.missing[0] + at_upper * self.missing[1]
+        return value, left_over.norm(dim=0), torch.linalg.vecdot(at.abs().clamp_(min=1), left_over, dim=0)

@@ -70,8 +70,8 @@ def first_fault(text: str) -> str | None:
     """The first line that HiGHS would misread without a word, and why; None if there is none.
 
     Numbers that are none, more than two entries, ranges before the right-hand sides they belong to, bounds on variables
-    that no column names or in a set that is named like one, another objective than the first or its constant, and an
-    unknown sense.
+    that no column names or in a set that is named like one, two bounds on a line, fields off their columns where names
+    have blanks, another objective than the first or its constant, and an unknown sense.
     """
     section, rows, free, columns, seen = "", set[str](), list[str](), set[str](), set[str]()
     objective: tuple[str, str] | None = None
@@ -100,6 +100,8 @@ def first_fault(text: str) -> str | None:
                 fault = fault or "the constant of an objective that is not the first"
             elif section == "BOUNDS" and "" not in columns:
                 fault = fault or _bound_fault(tokens, columns)
+            if fault is None and "" in rows | columns and not _keeps_columns(line):
+                fault = "expected fields in their columns (5, 15, 25, 40, 50), as some names have blanks"
         if fault is not None:
             return f"line {number}, {line.strip()!r}: {fault}"
     if objective is not None and objective[1] not in free[:1]:
@@ -129,6 +131,16 @@ def _value_fault(section: str, tokens: list[str], rows: set[str]) -> str | None:
     return None
 
 
+def _keeps_columns(line: str) -> bool:
+    """Whether what stands in the columns of the numbers are numbers, and nothing between the fields."""
+    line = line.rstrip("\r").expandtabs()
+    numbers, gaps = (line[24:36], line[49:61]), (line[:1], line[12:14], line[22:24], line[36:39], line[47:49])
+    names, found = (line[14:22], line[39:47]), [number.strip() for number in numbers]
+    wrong = any(_NUMBER.fullmatch(number) is None and _INFINITE.fullmatch(number) is None for number in found if number)
+    unnamed = any(bool(number) and not name.strip() for number, name in zip(found, names, strict=True))
+    return not (wrong or unnamed or any(gap.strip() for gap in gaps) or line[61:].strip())
+
+
 def _entries(tokens: list[str], rows: set[str]) -> int:
     """How many rows are followed by a number."""
     count, place = 0, 0
@@ -140,6 +152,8 @@ def _entries(tokens: list[str], rows: set[str]) -> int:
 
 def _bound_fault(tokens: list[str], columns: set[str]) -> str | None:
     """Of the variable: the third word, or the second where there is no name of a set. HiGHS tries the second first."""
+    if len(tokens) > 4:
+        return "expected one bound on a line"
     no_value = tokens[0].upper() in _WITHOUT_VALUE
     has_set = len(tokens) > 3 or (no_value and len(tokens) == 3 and tokens[2] in columns)
     if has_set and tokens[1] in columns:

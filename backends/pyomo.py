@@ -14,10 +14,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 
-from backends.explicit import cost_scale, feasibility_tolerance, import_package, same_matrix
+from backends.explicit import (
+    contradiction,
+    cost_scale,
+    feasibility_tolerance,
+    import_package,
+    nonempty_rows,
+    same_matrix,
+)
 from lift_core.lp import BackendAnswer, ExplicitLP, LinearProgram, LPBackend, LPStart, LPStatus
 
 CONDITIONS = {
@@ -97,7 +103,7 @@ class Pyomo(LPBackend):
         solver, model = self._solver(), None
         for lp in lps:
             program = lp.explicit()
-            x, y, status = None, _contradiction(program), LPStatus.INFEASIBLE
+            x, y, status = None, contradiction(program), LPStatus.INFEASIBLE
             if y is None and not lp.num_columns:  # Pyomo has no such models
                 x, y, status = torch.zeros(0), torch.zeros(lp.num_rows), LPStatus.OPTIMAL
             elif y is None:
@@ -159,7 +165,7 @@ class _Model:
     def __init__(self, program: ExplicitLP) -> None:
         self.matrix, self.pattern, self.scale = program.A, _pattern(program), 1.0
         row_lower, row_upper, col_lower, col_upper = self.pattern
-        self.rows = np.flatnonzero(_entries(program.A) & (row_lower | row_upper)).tolist()
+        self.rows = np.flatnonzero(nonempty_rows(program.A) & (row_lower | row_upper)).tolist()
         environ, columns = import_package("pyomo.environ"), range(program.A.get_shape()[1])
         self.pyomo = model = environ.ConcreteModel()
         model.c = environ.Param(columns, mutable=True, initialize=0.0)
@@ -238,22 +244,6 @@ def _linear(coefficients: list[Any], variables: list[Any]) -> Any:
 def _pattern(program: ExplicitLP) -> list[np.ndarray]:
     """Which bounds are finite."""
     return [np.isfinite(bound) for bound in program[2:6]]
-
-
-def _entries(matrix: sp.csr_matrix) -> np.ndarray:
-    """Which rows have a nonzero entry."""
-    return np.asarray(abs(matrix).sum(axis=1)).ravel() > 0
-
-
-def _contradiction(program: ExplicitLP) -> torch.Tensor | None:
-    """The Farkas ray of an empty row whose bounds exclude 0, if there is one."""
-    wrong = ~_entries(program.A) & ((program.row_lower > 0) | (program.row_upper < 0))
-    if not wrong.any():
-        return None
-    ray = torch.zeros(len(wrong), dtype=torch.float64)
-    i = int(wrong.argmax())
-    ray[i] = 1.0 if program.row_lower[i] > 0 else -1.0
-    return ray
 
 
 def _first(vector: torch.Tensor | None, size: int) -> torch.Tensor | None:

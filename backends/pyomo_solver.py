@@ -12,6 +12,7 @@ Reference: Hart, Watson & Woodruff (2011), Pyomo, Math. Prog. Comp. 3; https://w
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from itertools import pairwise
@@ -37,6 +38,8 @@ CONDITIONS = {
     LPStatus.FAILED: "error",
 }
 """Pyomo's termination condition for every status."""
+IGNORED = ("keepfiles", "logfile", "report_timing", "solnfile", "suffixes", "symbolic_solver_labels", "warmstart")
+"""Keywords of Pyomo's solvers about files, labels and starts, which this one does not have."""
 
 _environ = import_package("pyomo.environ")
 _opt = import_package("pyomo.opt")
@@ -94,6 +97,7 @@ class LiftSolver:
         timelimit: float | None = None,
         options: Mapping[str, Any] | None = None,
         tee: bool = False,
+        **ignored: Any,
     ) -> Any:
         """Solve a model and return Pyomo's ``SolverResults``.
 
@@ -103,25 +107,33 @@ class LiftSolver:
             timelimit: in seconds.
             options: fields of the backend, for this solve.
             tee: whether to print how it ended.
+            ignored: other keywords that Pyomo's solvers take (`IGNORED`); they mean nothing here.
 
         Raises:
+            TypeError: for a keyword that no Pyomo solver takes.
             ValueError: for integer variables, several objectives, or an option that the backend does not have.
         """
+        if unknown := sorted(set(ignored) - set(IGNORED)):
+            raise TypeError(
+                f"{unknown[0]}: solve takes no such keyword; options of the backend go into options={{...}}"
+            )
         chosen = self.options | dict(options or {}) | ({} if timelimit is None else {"time_limit": timelimit})
         backend = load_backend(self.backend, **chosen)
         try:
             form = linear_form(model)
         except import_package("pyomo.common.errors").InfeasibleConstraintException as error:
+            if load_solutions:
+                _load(model, None, None)
             return _results(model, LPStatus.INFEASIBLE, str(error))
         solution = solve_lp(form.lp, backend)
         if tee:
             print(f"{backend.name}: {solution.status.value}; residuals {solution.kkt}")
-        results = _results(model, solution.status, solution.status.value, form, solution)
+        results = _results(model, solution.status, solution.status.value, form, solution, backend.rtol)
         has_point = math.isfinite(solution.objective)
         if has_point:
             _fill(results, form, solution)
-        if has_point and load_solutions:
-            _load(model, form, solution)
+        if load_solutions:
+            _load(model, form, solution if has_point else None)
         return results
 
     def __enter__(self) -> LiftSolver:
@@ -207,22 +219,43 @@ def _duals(form: Form, solution: LPSolution) -> tuple[list[float], list[float]]:
     return (form.sign * solution.y).tolist(), (form.sign * reduced).tolist()
 
 
-def _load(model: Any, form: Form, solution: LPSolution) -> None:
-    """Values into variables; duals and reduced costs into the suffixes that import them."""
+def _load(model: Any, form: Form | None, solution: LPSolution | None) -> None:
+    """Values into variables; duals and reduced costs into the suffixes that import them, zeros where the program has no
+    such row or column. Without a solution all variables are stale, the suffixes empty, and the log says so."""
     import_package("pyomo.core.staleflag").StaleFlagManager.mark_all_as_stale()
+    suffixes = {name: model.component(name) for name in ("dual", "rc")}
+    suffixes = {
+        name: suffix
+        for name, suffix in suffixes.items()
+        if suffix is not None and suffix.ctype is _environ.Suffix and suffix.import_enabled()
+    }
+    for suffix in suffixes.values():
+        suffix.clear()
+    if form is None or solution is None:
+        logging.getLogger("pyomo").warning(f"{model.name}: no solution was found, and none is loaded")
+        return
     for variable, value in zip(form.variables, solution.x.tolist(), strict=True):
         variable.set_value(value, skip_validation=True)
     duals, reduced = _duals(form, solution)
-    for name, components, values in (("dual", form.constraints, duals), ("rc", form.variables, reduced)):
-        suffix = model.component(name)
-        if suffix is not None and suffix.ctype is _environ.Suffix and suffix.import_enabled():
-            suffix.clear()
-            suffix.update(zip(components, values, strict=True))
+    for name, kind, components, values in (
+        ("dual", _environ.Constraint, form.constraints, duals),
+        ("rc", _environ.Var, form.variables, reduced),
+    ):
+        if name in suffixes:
+            every = model.component_data_objects(kind, active=True)
+            suffixes[name].update((one, 0.0) for one in every if name == "dual" or one.fixed)
+            suffixes[name].update(zip(components, values, strict=True))
 
 
 def _results(
-    model: Any, status: LPStatus, message: str, form: Form | None = None, solution: LPSolution | None = None
+    model: Any,
+    status: LPStatus,
+    message: str,
+    form: Form | None = None,
+    solution: LPSolution | None = None,
+    rtol: float = 0.0,
 ) -> Any:
+    """Pyomo's record; a point that is not feasible to ``rtol`` bounds nothing."""
     results = _opt.SolverResults()
     condition = getattr(_opt.TerminationCondition, CONDITIONS[status])
     results.problem.name = model.name
@@ -234,7 +267,9 @@ def _results(
         results.problem.sense = _environ.maximize if maximise else _environ.minimize
         results.problem.number_of_constraints, results.problem.number_of_variables = form.lp.A.shape
         results.solver.wallclock_time = solution.seconds
-        value, bound = form.sign * solution.objective, form.sign * solution.bound
+        feasible = solution.kkt.primal <= rtol
+        value = form.sign * (solution.objective if feasible else math.inf)
+        bound = form.sign * solution.bound
         if math.isfinite(solution.objective):
             results.problem.upper_bound, results.problem.lower_bound = (bound, value) if maximise else (value, bound)
     return results

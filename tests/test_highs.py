@@ -272,6 +272,22 @@ def test_a_program_without_columns_is_what_its_rows_make_it(backend: LPBackend, 
     assert solution.status is status and solution.certified is (status is LPStatus.INFEASIBLE)
 
 
+@pytest.mark.parametrize("method", ["choose", "simplex", "ipm", "pdlp"])
+def test_a_matrix_without_entries_has_a_verified_ray(method: str) -> None:
+    solution = solve_lp(LinearProgram(c=[1.0, 1.0], A=[[0.0, 0.0]], row_lower=[1.0]), HiGHS(method=method))
+    assert (solution.status, solution.certified, solution.y.tolist()) == (LPStatus.INFEASIBLE, True, [1.0])
+
+
+def test_rows_that_differ_by_rounding_do_not_end_in_an_error() -> None:
+    """They break the simplex method, which leaves no status."""
+    generator = np.random.default_rng(8)
+    rows = generator.normal(size=(5, 11))
+    A = np.vstack([rows, rows[0] + 4e-13 * generator.normal(size=11)])  # noqa: N806
+    x = np.abs(generator.normal(size=11))
+    lp = LinearProgram(c=np.abs(generator.normal(size=11)), A=A, row_lower=A @ x, row_upper=A @ x, col_lower=0.0)
+    assert solve_lp(lp, HiGHS()).status is not LPStatus.FAILED
+
+
 def test_silence(capfd: pytest.CaptureFixture[str]) -> None:
     solve_lp(CASES["equality"].lp, HiGHS())
     assert capfd.readouterr() == ("", "")

@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from backends import HiGHS
 from backends.interior_point import InteriorPoint
 from backends.interior_point.dense import DenseSystem
 from backends.interior_point.system import set_units
 from backends.memory import direction_lp_bytes, dual_newton_bytes, interior_point_bytes, pdlp_bytes
+from lift_core.direction import assemble_direction_lp, slack_unit
 from lift_core.lp import LinearProgram, LPStart, LPStatus, solve_lp
-from lift_core.operators import Dense, DirectionMatrix, MatrixFree
+from lift_core.operators import Dense, DirectionMatrix, LowRankPlusDiagonal, MatrixFree
 from lift_core.testing import known_direction_lp
 from lift_core.testing.families import factored_direction_lp, trained_direction_lp
 from lift_core.testing.known import Curvature
@@ -62,6 +64,54 @@ def test_interrupt_reaches_the_caller() -> None:
         solve_lp(
             LinearProgram(c=normal(4), A=MatrixFree(4, matvec), row_lower=-1.0, row_upper=1.0, col_lower=-1.0), TIGHT
         )
+
+
+def _thin_columns(seed: int) -> LinearProgram:
+    """Five dense rows in which some of seventeen columns have tiny entries alone; boxes of very different size."""
+    generator, n = torch.Generator().manual_seed(seed), 16
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    diagonal = 10 ** (4 + 1.4 * torch.rand(n, dtype=torch.float64, generator=generator))
+    hessian = LowRankPlusDiagonal(diagonal=diagonal, factor=1e-4 * drawn(n, 2), core=torch.ones(2, dtype=torch.float64))
+    radii, gradient = (3 * drawn(n)).exp(), 10 * drawn(n)
+    lp = assemble_direction_lp(
+        grad_hyper=torch.zeros(1, dtype=torch.float64), grad_weights=gradient, hessian=hessian,
+        mixed=Dense(drawn(n, 1)), delta=0.1 * slack_unit(hessian, gradient, radii), weights_radius=radii,
+        rows=torch.arange(5),
+    )  # fmt: skip
+    bounds = {name: getattr(lp, name) for name in ("row_lower", "row_upper", "col_lower", "col_upper")}
+    return LinearProgram(c=lp.c, A=lp.A.to_dense(), **bounds)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_columns_are_not_measured_in_many_of_their_boxes(seed: int) -> None:
+    assert solve_lp(_thin_columns(seed), InteriorPoint()).status is LPStatus.OPTIMAL
+
+
+@pytest.mark.parametrize(
+    ("factors", "rtol", "reach"), [(True, 1e-4, 1e6), (False, 1e-4, 1e6), (False, 1e-6, 1e6), (False, 1e-8, 1e4)]
+)
+def test_boxes_of_very_different_size(factors: bool, rtol: float, reach: float) -> None:
+    """Weights may move by 1e-3 and rows by 1e-5, hyperparameters far: loose directions lead out of the small boxes."""
+    generator, n = torch.Generator().manual_seed(67), 31
+    factor = torch.randn(n, 1, dtype=torch.float64, generator=generator)
+    hessian = LowRankPlusDiagonal(
+        diagonal=100 * torch.rand(n, dtype=torch.float64, generator=generator),
+        factor=factor, core=torch.full((1,), 1e3, dtype=torch.float64),
+    )  # fmt: skip
+    mixed = 1e4 * torch.randn(n, 2, dtype=torch.float64, generator=generator)
+    gradient = 10 * torch.randn(n, dtype=torch.float64, generator=generator)
+    lp = assemble_direction_lp(
+        grad_hyper=1e-7 * torch.ones(2, dtype=torch.float64), grad_weights=gradient, hessian=hessian,
+        mixed=Dense(mixed), delta=1e-5, hyper_radius=reach, weights_radius=1e-3 * torch.ones(n, dtype=torch.float64),
+    )  # fmt: skip
+    bounds = {name: getattr(lp, name) for name in ("row_lower", "row_upper", "col_lower", "col_upper")}
+    program = lp if factors else LinearProgram(c=lp.c, A=lp.A.to_dense(), **bounds)
+    solution = solve_lp(program, InteriorPoint(rtol=rtol))
+    assert solution.status is LPStatus.OPTIMAL
+    assert solution.objective == pytest.approx(solve_lp(lp, HiGHS()).objective, rel=20 * rtol, abs=1e-3)
 
 
 def test_large_matrix_free_hessians_are_refused_with_advice() -> None:

@@ -100,6 +100,7 @@ def test_numbers_for_names_and_names_with_spaces_are_read(tmp_path: Path) -> Non
         (TINY.replace("UP bnd x 6", "UP x y 6"), "a set of bounds that is named like a variable"),
         (TINY.replace("ROWS", "OBJNAME\n other\nROWS").replace(" G low", " N other\n G low"), "another objective than"),
         (TINY.replace(" E same", " E same\n E low"), "the same name"),
+        (TINY.replace("UP bnd x 6", "UP bnd x 6 y 4"), "expected one bound on a line"),
     ],
     ids=[
         "empty",
@@ -129,6 +130,7 @@ def test_numbers_for_names_and_names_with_spaces_are_read(tmp_path: Path) -> Non
         "a set named like a column",
         "the second of two objectives",
         "two rows of one name",
+        "two bounds on a line",
     ],
 )
 def test_files_that_are_no_program(tmp_path: Path, text: str, message: str) -> None:
@@ -188,3 +190,9 @@ ENDATA
 """
     lp = read_mps(_write(tmp_path, text))
     assert (lp.row_lower.tolist(), lp.col_upper.tolist()) == ([4.0], [9.0])
+    for right, wrong in (
+        ("   ROW ONE            2.0", "  ROW ONE            2.0"),
+        ("COST               1", "COST       1"),
+    ):
+        with pytest.raises(ValueError, match="expected fields in their columns"):  # or entries are lost
+            read_mps(_write(tmp_path, text.replace(right, wrong)))

@@ -221,6 +221,34 @@ def test_models_that_are_no_linear_program_are_refused(make: Callable[[], Any], 
         pyo.SolverFactory("lift_ipm").solve(make())
 
 
+def test_a_point_that_is_not_feasible_bounds_nothing(solver: Any) -> None:
+    model = diet(pyo.minimize)
+    model.strict = pyo.Constraint(expr=model.x["c"] >= 1e-3)
+    problem = solver.solve(model, options={"max_iterations": 1}).problem
+    assert problem.upper_bound == float("inf") or problem.upper_bound >= pyo.value(model.cost) - 1e-6
+
+
+def test_without_a_solution_nothing_old_is_left(solver: Any, caplog: pytest.LogCaptureFixture) -> None:
+    model = diet(pyo.minimize)
+    solver.solve(model)
+    assert len(model.dual)
+    model.wrong = pyo.Constraint(expr=model.x["c"] + model.x["a"] <= -1)
+    results = solver.solve(model)
+    assert results.solver.termination_condition == TerminationCondition.infeasible
+    assert not len(model.dual) and not len(model.rc) and model.x["c"].stale
+    assert "no solution was found" in caplog.text
+
+
+def test_duals_of_rows_without_variables_and_keywords_of_other_solvers(solver: Any) -> None:
+    model = diet(pyo.minimize)
+    model.x["c"].fix(1.0)
+    model.alone = pyo.Constraint(expr=model.x["c"] <= 5)
+    solver.solve(model, keepfiles=False, symbolic_solver_labels=True, warmstart=True)
+    assert (model.dual[model.alone], model.rc[model.x["c"]]) == pytest.approx((0.0, 0.0), abs=1e-6)
+    with pytest.raises(TypeError, match="colour: solve takes no such keyword"):
+        solver.solve(model, colour="red")
+
+
 def test_unknown_options_are_named() -> None:
     with pytest.raises(ValueError, match="unknown option 'rtoll', did you mean 'rtol'"):
         pyo.SolverFactory("lift_ipm").solve(diet(), options={"rtoll": 1e-6})

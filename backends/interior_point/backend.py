@@ -21,8 +21,13 @@ from lift_core.devices import check_device
 from lift_core.lp import BackendAnswer, LinearProgram, LPBackend, LPStart, LPStatus
 from lift_core.operators import DENSE_LIMIT, DirectionMatrix, LinearOperator, Sparse
 
+COPIES = 4
+"""Matrices as large as A and its normal matrix that a dense system holds."""
 DENSE_ROWS = 2_000
 """Up to this many rows a sparse A is factorised as a dense normal matrix."""
+CAREFUL = 1e-12
+"""Tolerance that Newton's equations are solved for in a second attempt, where the first one broke down: where boxes are
+of very different size, a direction that is good enough for a loose tolerance leads out of the small ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,32 +76,53 @@ class InteriorPoint(LPBackend):
         lp = move_program(lp, self.device)
         first = None if start is None else start.on(lp)
         answer = self._solve_from(first, lp, spare, deadline)
-        if first is not None and answer.status is LPStatus.NUMERICAL_ERROR:
-            again = self._solve_from(None, lp, spare, deadline)
+        if answer.status is LPStatus.NUMERICAL_ERROR:
+            again = self._solve_from(None, lp, spare, deadline, careful=True)
             return again._replace(iterations=answer.iterations + again.iterations)
         return answer
 
-    def _solve_from(self, start: LPStart | None, lp: LinearProgram, spare: int, deadline: float) -> BackendAnswer:
-        system = choose_system(lp.A, spare_bytes=spare)
+    def _solve_from(
+        self,
+        start: LPStart | None,
+        lp: LinearProgram,
+        spare: int,
+        deadline: float,
+        *,
+        careful: bool = False,
+    ) -> BackendAnswer:
+        system = choose_system(lp.A, spare_bytes=spare, careful=careful)
         with torch.inference_mode(knows_entries(lp.A)):  # a tenth faster; products that differentiate would fail
             answer = solve_by_predictor_corrector(
-                lp, system, start, rtol=self.rtol, max_iterations=self.max_iterations, deadline=deadline
+                lp,
+                system,
+                start,
+                rtol=self.rtol,
+                max_iterations=self.max_iterations,
+                deadline=deadline,
+                newton_rtol=CAREFUL if careful else self.rtol,
             )
         x, y = (None if point is None else point.clone() for point in answer[:2])
         return answer._replace(x=x, y=y)
 
 
-def choose_system(A: LinearOperator, *, spare_bytes: float = math.inf) -> NewtonSystem:  # noqa: N803
+def choose_system(
+    A: LinearOperator,  # noqa: N803
+    *,
+    spare_bytes: float = math.inf,
+    careful: bool = False,
+) -> NewtonSystem:
     """The cheapest way to solve Newton systems with A.
 
     Args:
         spare_bytes: what a more accurate factorisation may take beside `operator_bytes`.
+        careful: take the most accurate way instead, up to `DENSE_ROWS` rows.
 
     Raises:
         ValueError: if A is neither factored nor sparse, and too large to be formed.
     """
     m, n = A.shape
-    if isinstance(A, DirectionMatrix) and has_factors(A) and core_size(A) < A.hessian.shape[0]:
+    forms = careful and max(m, n) <= DENSE_ROWS and 8 * COPIES * m * (m + n) <= spare_bytes
+    if isinstance(A, DirectionMatrix) and has_factors(A) and core_size(A) < A.hessian.shape[0] and not forms:
         return StructuredSystem(A)
     hessian = A.hessian if isinstance(A, DirectionMatrix) else A
     if isinstance(hessian, Sparse) and m > DENSE_ROWS:

@@ -35,7 +35,7 @@ PATIENCE = 30
 
 
 class Best:
-    """The best pair (x, y) so far, by the residuals that the core will judge it by."""
+    """The best pair (x, y) so far, by its residuals and by what they are worth in the objective."""
 
     def __init__(self, lp: LinearProgram, newton: Newton) -> None:
         self._lp, self._newton, self._kkt = lp, newton, KKTCheck(lp)
@@ -44,17 +44,17 @@ class Best:
             torch.where(torch.isinf(lp.row_lower), 0.0, math.inf),
         )
         self._pair = self._within_bounds(torch.zeros_like(lp.c), torch.zeros_like(lp.row_lower))
-        self.worst, self.age = math.inf, 0
+        self.score, self.age = math.inf, 0
 
     def offer(self, x: Tensor, y: Tensor, activity: Tensor, pullback: Tensor) -> None:
         """Offer a pair and its products, which serve if the pair is within the bounds."""
         pair = self._within_bounds(x, y)
         if not (torch.equal(pair[0], x) and torch.equal(pair[1], y)):
             activity, pullback = self._newton.products(*pair)
-        worst = Residuals(*self._kkt.evaluate(*pair, activity, pullback).tolist()).worst
+        score = Residuals(*self._kkt.evaluate(*pair, activity, pullback).tolist()).score
         self.age += 1
-        if worst < self.worst:
-            self.worst, self.age, self._pair = worst, 0, pair
+        if score < self.score:
+            self.score, self.age, self._pair = score, 0, pair
 
     def answer(self, status: LPStatus, iterations: int) -> BackendAnswer:
         return BackendAnswer(*self._pair, status, iterations)
@@ -71,6 +71,7 @@ def solve_by_predictor_corrector(
     rtol: float,
     max_iterations: int,
     deadline: float,
+    newton_rtol: float,
 ) -> BackendAnswer:
     """Solve a program to relative KKT residuals of ``rtol``.
 
@@ -81,21 +82,22 @@ def solve_by_predictor_corrector(
         rtol: tolerance.
         max_iterations: Newton steps.
         deadline: in seconds of `time.monotonic`.
+        newton_rtol: tolerance that Newton's equations are solved for.
     """
-    barrier = Barrier(lp, Newton(lp, system, rtol=rtol))
+    barrier = Barrier(lp, Newton(lp, system, rtol=newton_rtol))
     best, iteration, n = Best(lp, barrier.newton), 0, lp.num_columns
     try:
         if start is not None:
             products = barrier.newton.products(start.x, start.y)
             best.offer(start.x, start.y, *products)
-            if best.worst <= rtol:
+            if best.score <= rtol:
                 return best.answer(LPStatus.OPTIMAL, 0)
             start = start if is_near(barrier, start.x, products[0]) else None
         at = starting_point(barrier) if start is None else warm_point(barrier, start)
         for iteration in range(max_iterations + 1):
             products = barrier.newton.products(at.w[:n], at.y)
             best.offer(at.w[:n], at.y, *products)
-            if best.worst <= rtol:
+            if best.score <= rtol:
                 return best.answer(LPStatus.OPTIMAL, iteration)
             if time.monotonic() > deadline:
                 return best.answer(LPStatus.TIME_LIMIT, iteration)

@@ -92,6 +92,8 @@ def equilibrate(
 ) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " m"]]:
     """Ruiz's iteration: divide rows and columns by the square roots of their largest entries, a few times.
 
+    No column's unit is longer than half its box.
+
     Args:
         lp: for shapes and device.
         largest_entries: maps factors of the rows and of the columns to the largest entries of the scaled matrix, by row
@@ -104,7 +106,9 @@ def equilibrate(
         by_row, by_column = largest_entries(1 / rows, columns)
         rows = rows * torch.where(by_row > 0, by_row.sqrt(), 1.0)
         columns = columns / torch.where(by_column > 0, by_column.sqrt(), 1.0)
-    return columns, rows
+    # a column with tiny entries alone would be measured in many of its boxes
+    width = (lp.col_upper - lp.col_lower) / 2
+    return torch.where((width > 0) & torch.isfinite(width), torch.minimum(columns, width), columns), rows
 
 
 def factorize_lu(matrix: Float64[Tensor, "k k"]) -> tuple[Tensor, Tensor, Tensor]:

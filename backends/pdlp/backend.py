@@ -90,7 +90,10 @@ class PDLP(LPBackend):
         return self._solve_together([lp], [start])[0]
 
     def solve_sequence(self, lps: Iterable[LinearProgram]) -> Iterator[BackendAnswer]:
-        """Solve programs that share A side by side: every product with A is one with a block of vectors."""
+        """Solve programs that share A side by side: every product with A is one with a block of vectors.
+
+        Together they have the time that they would have one by one.
+        """
         programs = list(lps)
         yield from self._solve_together(programs, [None] * len(programs)) if programs else []
 
@@ -101,7 +104,7 @@ class PDLP(LPBackend):
         limits = Limits(
             rtol=self.rtol,
             max_iterations=self.max_iterations,
-            deadline=time.monotonic() + self.time_limit,
+            deadline=time.monotonic() + len(lps) * self.time_limit,
             check_interval=self.check_interval,
         )
         answers = self._run(make_batch(lps), starts, limits)

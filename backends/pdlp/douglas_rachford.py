@@ -81,13 +81,7 @@ def solve(
 
 def is_accurate(residuals: Residuals, rtol: float) -> bool:
     """Whether the residuals meet ``rtol`` and the objective is within it, too."""
-    return residuals.worst <= SAFETY * rtol and accuracy(residuals) <= SAFETY / 2 * rtol
-
-
-def accuracy(residuals: Residuals) -> float:
-    """Relative distance to the optimal value that gap and leak allow."""
-    size = 1 + abs(residuals.primal_objective) + abs(residuals.dual_objective)
-    return residuals.gap + residuals.leak / size
+    return residuals.worst <= SAFETY * rtol and residuals.objective_error <= SAFETY / 2 * rtol
 
 
 class DouglasRachford(AnchoredIteration):
@@ -189,7 +183,7 @@ class DouglasRachford(AnchoredIteration):
         found = [Residuals(*row[:6]) for row in numbers]
         self.errors, self.distances = [(row[6], row[7]) for row in numbers], [row[8:] for row in numbers]
         for column, result in enumerate(found):
-            score = max(result.worst, 2 * accuracy(result))
+            score = max(result.worst, 2 * result.objective_error)
             if self.best[column].offer(self.x[:, column], self.y[:, column], score):
                 self.improved_at[column] = self.iterations
         return found
@@ -218,7 +212,7 @@ class DouglasRachford(AnchoredIteration):
 
         def judge(x: Tensor, y: Tensor) -> float:
             found = Residuals(*kkt.evaluate(x, y, lp.A.matvec(x), lp.A.rmatvec(y)).tolist())
-            score = max(found.worst, 2 * accuracy(found))
+            score = max(found.worst, 2 * found.objective_error)
             best.offer(x, y, score)
             return score
 

@@ -40,6 +40,8 @@ JUMP = 10.0
 """Polished pairs that are so many times better are where the next epoch starts."""
 SMALLEST_STEP = 1e-8
 """Share of ``||A x||`` above which a step says something about the norm of A."""
+PATIENCE = (2, 1_000)
+"""Times as many iterations, and so many more, that a program whose residuals are small gets for its objective."""
 SAFETY = 0.98
 """Share of ``rtol`` to reach: residuals from carried products differ a little from recomputed ones."""
 
@@ -126,6 +128,7 @@ class PDHG(AnchoredIteration):
         entries = read_entries(self.A)
         equations = equations_of_entries(entries) if polish and entries is not None else None
         self.polish = [None if equations is None else Polish(equations, FIRST_POLISH) for _ in starts]
+        self.met_at = [0] * batch.size
         self.first_error = self.tau = self.sigma = torch.zeros(batch.size, dtype=torch.float64, device=x.device)
         self.at = self.anchor = self.mapped = Pair(x, y, product(self.A, x), transposed_product(self.A, y))
         self._begin([True] * batch.size)
@@ -180,7 +183,7 @@ class PDHG(AnchoredIteration):
         self.moves, results = [row[8:10] for row in numbers], [Residuals(*row[:6]) for row in numbers]
         self._respect(max(row[10] for row in numbers))
         for column, result in enumerate(results):
-            self.best[column].offer(primal[:, column], dual[:, column], result.worst)
+            self.best[column].offer(primal[:, column], dual[:, column], result.score)
         return results
 
     def _stretch(self) -> Float64[Tensor, " b"]:
@@ -197,10 +200,20 @@ class PDHG(AnchoredIteration):
                 self.jumps[column] = self.anchor.x[:, column].clone(), self.anchor.y[:, column].clone()
 
     def is_done(self, column: int, residuals: Residuals) -> bool:
+        """Whether residuals and objective are accurate; or the residuals alone, long after they became so."""
         goal, polish = SAFETY * self.rtol, self.polish[column]
-        if residuals.worst > goal and polish is not None and polish.is_due(self.iterations):
-            self._polish(column, polish, residuals.worst)
-        return self.best[column].score <= goal
+        if residuals.score > goal and polish is not None and polish.is_due(self.iterations):
+            self._polish(column, polish, residuals.score)
+        if self.best[column].score <= goal:
+            return True
+        if residuals.worst > goal:
+            return False
+        self.met_at[column] = self.met_at[column] or self.iterations
+        if self.iterations < PATIENCE[0] * self.met_at[column] + PATIENCE[1]:
+            return False
+        primal, dual = self.scaled.primal(self.mapped.x), self.scaled.dual(self.mapped.y)
+        self.best[column] = Incumbent(primal[:, column].clone(), dual[:, column].clone())
+        return True
 
     def restart(self, due: list[bool], residuals: list[Residuals]) -> None:
         for column, is_due in enumerate(due):
@@ -231,6 +244,7 @@ class PDHG(AnchoredIteration):
     def keep(self, columns: list[int]) -> None:
         self.keep_records(columns)
         self.scaled, self.kkt = self.scaled.keep(columns), KKTCheck(self.batch)
+        self.met_at = [self.met_at[column] for column in columns]
         self.at, self.anchor = self.at.keep(columns), self.anchor.keep(columns)
         self.first_error, fresh = self.first_error[columns], [bool(self._fresh[column]) for column in columns]
         pending = self._any_fresh
@@ -246,8 +260,8 @@ class PDHG(AnchoredIteration):
             primal, dual = scaled.primal(x[:, None]), scaled.dual(y[:, None])
             activity, pullback = product(lp.A, primal), transposed_product(lp.A, dual)
             found = Residuals(*kkt.evaluate(primal, dual, activity, pullback)[:, 0].tolist())
-            best.offer(primal[:, 0], dual[:, 0], found.worst)
-            return found.worst
+            best.offer(primal[:, 0], dual[:, 0], found.score)
+            return found.score
 
         found = polish.run(
             scaled.batch.program(0), self.mapped.x[:, column], self.mapped.y[:, column], self.weights[column].value,

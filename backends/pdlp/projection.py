@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -76,7 +77,8 @@ def make_projection(graph: Graph, *, densify_limit: int, accuracy: float) -> Pro
     if isinstance(A, DirectionMatrix):
         parts = factors(A.hessian)
         if parts is not None and 2 * len(parts.signs) + A.num_hyper <= SMALL_SYSTEM_LIMIT:
-            return FactoredProjection(graph, A, parts, accuracy)
+            with suppress(torch.linalg.LinAlgError):
+                return FactoredProjection(graph, A, parts, accuracy)
     readable = isinstance(A.hessian if isinstance(A, DirectionMatrix) else A, (Dense, LowRankPlusDiagonal, Diagonal))
     if (readable or max(m, n) <= densify_limit) and m * (n + 2 * m) <= DENSE_LIMIT:
         return DenseProjection(graph)
@@ -136,6 +138,10 @@ class FactoredProjection(Projection):
     once the ``2k + p`` numbers ``alpha = C V'^T x+``, ``beta = C V'^T t`` and ``J^T t`` are known. Their matrix holds
     products with V' once: the condition number of H enters once, where a Woodbury formula for ``M M^T`` would square
     it. Rows that are left out have t = 0.
+
+    Raises:
+        torch.linalg.LinAlgError: if that matrix is singular to rounding, as with hyperparameters of equal effect and
+            boxes that are wide against H.
     """
 
     def __init__(self, graph: Graph, matrix: DirectionMatrix, factors: Factors, accuracy: float) -> None:
@@ -156,7 +162,9 @@ class FactoredProjection(Projection):
         self._e = torch.where(self._has_row > 0, slack * self._f, 1.0)
         self._theta = theta
         systems = [self._small_system(column) for column in range(theta.shape[1])]
-        self._small = torch.linalg.lu_factor(torch.stack(systems))
+        *self._small, info = torch.linalg.lu_factor_ex(torch.stack(systems))
+        if bool(info.any()) or not bool(torch.isfinite(self._small[0]).all()):
+            raise torch.linalg.LinAlgError("the small system of the projection is singular")
         self._refinements = 0
         self._refinements = self._needed_refinements(accuracy)
 
@@ -167,7 +175,7 @@ class FactoredProjection(Projection):
 
     def keep(self, columns: list[int]) -> FactoredProjection:
         kept = copy.copy(self)
-        kept.graph, kept._small = self.graph.keep(columns), tuple(part[columns] for part in self._small)
+        kept.graph, kept._small = self.graph.keep(columns), [part[columns] for part in self._small]
         for name in ("_hyper_scale", "_has_row", "_f", "_b", "_e", "_theta"):
             setattr(kept, name, getattr(self, name)[:, columns])
         return kept

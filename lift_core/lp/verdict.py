@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -16,6 +18,7 @@ from lift_core.operators import LinearOperator
 
 RAY_RTOL = 1e-9
 """Residual of a ray, relative to its gain, up to which it counts as a proof: rounding, and little more."""
+_NO_MORE: Any = object()
 _DUAL_INFEASIBLE = (LPStatus.UNBOUNDED, LPStatus.INFEASIBLE_OR_UNBOUNDED)
 
 
@@ -23,12 +26,14 @@ _DUAL_INFEASIBLE = (LPStatus.UNBOUNDED, LPStatus.INFEASIBLE_OR_UNBOUNDED)
 class KKTResiduals:
     """Relative KKT residuals (2-norms), recomputed in float64 on the unscaled data.
 
-    primal = (||Ax - proj(Ax)|| + ||x - proj(x)||) / (1 + ||b||), dual = ||dual residual|| / (1 + ||c||),
-    gap = |p - d| / (1 + |p| + |d|); b holds the bound of each row that Ax is nearer to.
+    primal = ||Ax - proj(Ax)|| / (1 + ||b||) and ||x - proj(x)|| / (1 + ||b_x||), as one norm;
+    dual = ||dual residual|| / (1 + ||c||), gap = |p - d| / (1 + |p| + |d|). b holds the bound of each row that Ax is
+    nearer to, b_x the smaller one of each column: rows and columns have units of their own.
 
-    leak = (|y|^T |Ax - proj(Ax)| + |z|^T |x - proj(x)| + |(x, Ax)|^T dual residual) / (1 + |p| + |d|): what the
-    violations that are left are worth in the objective, to first order. It decides no status; where duals or weights
-    are huge, residuals within a tolerance can go with an objective that is not.
+    leak = (|y|^T |Ax - proj(Ax)| + |z|^T |x - proj(x)| + max(1, |(x, Ax)|)^T dual residual) / (1 + |p| + |d|): what
+    the violations that are left are worth in the objective, to first order; at zero, a point whose size is not known
+    yet, as if it were one. It decides no status; where duals or weights are huge, or one cost hides all others,
+    residuals within a tolerance can go with an objective that is not.
 
     Reference: Lu et al. (2025), cuPDLPx, arXiv 2507.14051, section 2; leak from weak duality.
     """
@@ -110,8 +115,8 @@ def solve_lps(
     answers = iter(answers)
     for lp in programs:
         began = time.perf_counter()
-        answer = next(answers, None)
-        if answer is None:
+        answer = next(answers, _NO_MORE)
+        if answer is _NO_MORE:
             raise ValueError(f"{backend.name}: solve_sequence gave fewer answers than the {len(programs)} programs")
         yield judge(lp, answer, backend, time.perf_counter() - began)
 
@@ -125,6 +130,7 @@ def judge(lp: LinearProgram, answer: BackendAnswer, backend: LPBackend, seconds:
     """
     if not (isinstance(answer, BackendAnswer) and isinstance(answer.status, LPStatus)):
         raise TypeError(f"{backend.name}: expected a BackendAnswer with an LPStatus from solve, got {answer!r:.200}")
+    iterations = _count(f"{backend.name}: iterations", answer.iterations)
     x = _point(f"{backend.name}: x", answer.x, lp.num_columns, lp.A.device)
     y = _point(f"{backend.name}: y", answer.y, lp.num_rows, lp.A.device)
     certified, status = False, answer.status
@@ -146,7 +152,7 @@ def judge(lp: LinearProgram, answer: BackendAnswer, backend: LPBackend, seconds:
             status = LPStatus.INACCURATE
     elif status is LPStatus.OPTIMAL:
         status = LPStatus.NUMERICAL_ERROR
-    return LPSolution(x, y, status, objective, bound, kkt, answer.iterations, seconds, backend.name, certified)
+    return LPSolution(x, y, status, objective, bound, kkt, iterations, seconds, backend.name, certified)
 
 
 def kkt_residuals(lp: LinearProgram, x: Tensor, y: Tensor) -> tuple[float, float, KKTResiduals]:
@@ -163,7 +169,12 @@ def kkt_residuals(lp: LinearProgram, x: Tensor, y: Tensor) -> tuple[float, float
         primal=_primal_residual(lp, activity, off_rows, off_columns),
         dual=dual_residual / (1 + float(lp.c.norm())),
         gap=abs(primal_objective - dual_objective) / size,
-        leak=float(y.abs() @ off_rows + z.abs() @ off_columns + activity.abs() @ rows_left + x.abs() @ columns_left)
+        leak=float(
+            y.abs() @ off_rows
+            + z.abs() @ off_columns
+            + activity.abs().clamp(min=1) @ rows_left
+            + x.abs().clamp(min=1) @ columns_left
+        )
         / size,
     )
     return primal_objective, dual_objective if dual_residual == 0 else -math.inf, kkt
@@ -230,9 +241,9 @@ def _finds_feasible_point(lp: LinearProgram, backend: LPBackend) -> bool:
 
 
 def _primal_residual(lp: LinearProgram, activity: Tensor, off_rows: Tensor, off_columns: Tensor) -> float:
-    """Size of the violations, relative to that of the bounds."""
-    bounds = float(size_of_bounds(lp.row_lower, lp.row_upper, activity))
-    return math.hypot(float(off_rows.norm()), float(off_columns.norm())) / (1 + bounds)
+    """Size of the violations, those of rows and of columns each relative to that of their bounds."""
+    rows, columns = size_of_bounds(lp.row_lower, lp.row_upper, activity), smaller_bounds(lp.col_lower, lp.col_upper)
+    return math.hypot(float(off_rows.norm() / (1 + rows)), float(off_columns.norm() / (1 + columns)))
 
 
 def _violations(lp: LinearProgram, x: Tensor, activity: Tensor) -> tuple[Tensor, Tensor]:
@@ -245,6 +256,11 @@ def size_of_bounds(lower: Tensor, upper: Tensor, activity: Tensor) -> Tensor:
     """``||b||``, b holding the bound of each row that its activity is nearer to; a far one says nothing of scale."""
     nearer = torch.where((activity - lower).abs() <= (upper - activity).abs(), lower, upper)
     return _finite_or_zero(nearer).norm(dim=0)
+
+
+def smaller_bounds(lower: Tensor, upper: Tensor) -> Tensor:
+    """``||b||``, b holding the bound of smaller magnitude, or 0 where both are infinite."""
+    return _finite_or_zero(torch.minimum(lower.abs(), upper.abs())).norm(dim=0)
 
 
 def _largest_bounds(lp: LinearProgram) -> float:
@@ -278,6 +294,13 @@ def _point(name: str, value: Tensor | None, size: int, device: torch.device) -> 
     if value.shape != (size,):
         raise ValueError(f"{name}: expected shape ({size},) in the answer, got {tuple(value.shape)}")
     return value.detach().to(device=device, dtype=torch.float64)
+
+
+def _count(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer in the answer, got {value!r}") from None
 
 
 def _check_products(A: LinearOperator) -> None:  # noqa: N803
