@@ -3,8 +3,6 @@
 from lift_core.controls import (
     GridSearch,
     HyperSearch,
-    ImplicitDescent,
-    ImplicitHypergradient,
     MoreTraining,
     RandomSearch,
     SuccessiveHalving,
@@ -23,6 +21,7 @@ from lift_core.curvature import (
     build_curvature,
 )
 from lift_core.direction import TrustBox, assemble_direction_lp, closed_form, direction_lp, slack_path_lps
+from lift_core.implicit import ImplicitDescent, ImplicitHypergradient
 from lift_core.line_search import Armijo, GoldenSection, LineSearch, LineSearchResult
 from lift_core.linearization import Linearization, linearize
 from lift_core.lp.record import BackendAnswer, LinearProgram, LPBackend, LPStart, LPStatus

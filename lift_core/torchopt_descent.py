@@ -11,7 +11,7 @@ import torchopt
 from jaxtyping import Float64
 from torch import Tensor
 
-from lift_core.controls import ImplicitDescent, lower_hessian
+from lift_core.implicit import ImplicitDescent, lower_hessian
 from lift_core.linearization import linearize
 from lift_core.moves import Situation
 from lift_core.operators import LinearOperator
@@ -22,11 +22,16 @@ from lift_core.problem import BilevelProblem
 class TorchOptDescent(ImplicitDescent):
     """`ImplicitDescent` with the hypergradient that TorchOpt's implicit differentiation gives.
 
-    Its conjugate gradients ask for the same products as ours, so that they are counted alike; it damps by the absolute
-    ``damping``. Reference: Ren et al. (2023), TorchOpt: an efficient library for differentiable optimization, JMLR 24.
+    Its conjugate gradients start with a product, one more than ours; they damp by the absolute ``damping``.
+
+    Reference: Ren et al. (2023), TorchOpt: an efficient library for differentiable optimization, JMLR 24.
     """
 
     name: str = "implicit differentiation, TorchOpt"
+
+    @property
+    def products(self) -> int:
+        return self.iterations + 1
 
     def hypergradient(self, problem: BilevelProblem, here: Situation) -> Float64[Tensor, " p"]:
         known = linearize(problem, here.point)

@@ -23,6 +23,17 @@ def epoch_price(problem: BilevelProblem, splits: tuple[Split, ...]) -> float:
     return sum(problem.num_examples(split) for split in splits) / problem.num_examples("train")
 
 
+def whole_epochs(share: float) -> int:
+    """Whole epochs, at least one.
+
+    Raises:
+        ValueError: if nothing limits them.
+    """
+    if share == math.inf:
+        raise ValueError("budget: expected a finite number of passes, got inf")
+    return max(1, math.floor(share))
+
+
 def check_training_splits(splits: tuple[Split, ...]) -> None:
     """Refuse to train on what is there to choose and to report by.
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lift_core.cli.options import check_options, load_backend_with
-from lift_core.controls import ImplicitDescent, standard_controls
+from lift_core.controls import standard_controls
 from lift_core.curvature import SR1, CurvatureModel, Exact, Fisher, GaussNewton, HessianDiagonal, LowRank
 from lift_core.direction import Rows, TrustBox
+from lift_core.implicit import ImplicitDescent
 from lift_core.line_search import Armijo, GoldenSection, LineSearch
 from lift_core.lp import LPBackend
 from lift_core.moves import Move
@@ -149,7 +150,10 @@ class RunSettings:
             from lift_core.torchopt_descent import TorchOptDescent
         except ImportError as error:
             raise ImportError(f"--more-controls: {error}; pip install 'lift-bilevel[controls]'") from error
-        implicit = (ImplicitDescent(share=share), TorchOptDescent(share=share))
+        implicit = [ImplicitDescent(share=share), TorchOptDescent(share=share)]
+        if len(splits := self._refit().splits) > 1:  # no control sees less data than the search
+            name = f"{ImplicitDescent.name} on train + direction"
+            implicit.append(ImplicitDescent(share=share, splits=splits, name=name))
         return (*standard_controls(box, share=share), *implicit, ParzenSearch())
 
     def _backend(self) -> LPBackend:
