@@ -94,11 +94,13 @@ def greedy_knapsack(scores: Scores, capacity: int) -> Chosen:
 def exact_knapsack(scores: Scores, capacity: int, backend: LPBackend) -> Chosen:
     """The best choice, by a backend that takes integer programs; its answer is checked here.
 
+    Where greedy is better than the answer, greedy's choice is returned, as one that is not known to be optimal.
+
     Raises:
-        ArithmeticError: if the backend ends otherwise than optimal, or its answer does not fit or is worse than greedy.
+        ArithmeticError: if the backend ends otherwise than optimal, or its answer does not fit or exceeds the bound.
     """
     greedy = greedy_knapsack(scores, capacity)
-    if greedy.optimal or not (scores.values > 0).any():
+    if greedy.optimal:
         return Chosen(greedy.numbers, greedy.value, greedy.value, greedy.size, capacity, "exact", True)
     solution = solve_lp(knapsack_program(scores, capacity), backend)
     if solution.status is not LPStatus.OPTIMAL:
@@ -108,11 +110,13 @@ def exact_knapsack(scores: Scores, capacity: int, backend: LPBackend) -> Chosen:
     numbers = tuple((solution.x > 0.5).nonzero().flatten().tolist())
     size, value = int(scores.sizes[list(numbers)].sum()), _value(scores, numbers)
     rounding = 1e-9 * max(greedy.bound, 1e-300)
-    if size > capacity or value < greedy.value - rounding or value > greedy.bound + rounding:
+    if size > capacity or value > greedy.bound + rounding:
         raise ArithmeticError(
-            f"{backend.name}: expected a knapsack of at most {capacity} weights worth {greedy.value:.6g} to "
-            f"{greedy.bound:.6g}, got {size} weights worth {value:.6g}"
+            f"{backend.name}: expected a knapsack of at most {capacity} weights worth at most {greedy.bound:.6g}, "
+            f"got {size} weights worth {value:.6g}"
         )
+    if value < greedy.value - rounding:
+        return greedy
     if value < greedy.value:  # equal up to rounding
         return Chosen(greedy.numbers, greedy.value, greedy.value, greedy.size, capacity, "exact", True)
     return Chosen(numbers, value, value, size, capacity, "exact", True)
@@ -124,31 +128,38 @@ def choose(scores: Scores, capacity: int, *, backend: LPBackend | None = None) -
 
 
 def knapsack_program(scores: Scores, capacity: int, *, relaxed: bool = False) -> LinearProgram:
-    """The knapsack as an integer program, or its linear relaxation; values are divided by the largest.
+    """The knapsack as an integer program, or its linear relaxation.
 
-    Sizes and capacity are whole numbers and stay so, divided by what all sizes have in common: half a weight of room
-    then keeps a solver's tolerance from shutting a full knapsack out or letting an overfull one in.
+    Groups that are larger than the capacity, or worth nothing, are held at 0 and have no entries: the largest of the
+    other values is the unit of all, so that none of them falls below a solver's tolerance for the sake of a group that
+    cannot be chosen. Sizes and capacity are whole numbers and stay so, divided by what all sizes have in common: half a
+    weight of room then keeps a solver's tolerance from shutting a full knapsack out or letting an overfull one in.
     """
     _check(scores, capacity)
-    largest = float(scores.values.max().clamp(min=1e-300))
-    unit = math.gcd(*scores.sizes.tolist())
-    fits = (scores.sizes <= capacity).double()
+    fits = (scores.sizes <= capacity) & (scores.values > 0)
+    values, sizes = torch.where(fits, scores.values, 0.0), torch.where(fits, scores.sizes, 0)
+    unit = max(math.gcd(*sizes.tolist()), 1)
     return LinearProgram(
-        c=-scores.values / largest,
-        A=sp.csr_matrix((scores.sizes // unit).double().numpy()[None, :]),
+        c=-values / values.max().clamp(min=1e-300),
+        A=sp.csr_matrix((sizes // unit).double().numpy()[None, :]),
         row_upper=capacity / unit if relaxed else capacity // unit + 0.5,
         col_lower=0.0,
-        col_upper=torch.ones_like(fits) if relaxed else fits,
+        col_upper=fits.double(),
         integrality=None if relaxed else [True] * len(fits),
     )
 
 
 def relaxation_bound(scores: Scores, capacity: int) -> float:
-    """Value of the linear relaxation ``z ∈ [0, 1]^K``: whole groups by density, and a share of the first that fails."""
+    """Value of the linear relaxation ``z ∈ [0, 1]^K``: whole groups by density, and a share of the first that fails.
+
+    Groups that are larger than the capacity are left out.
+    """
     _check(scores, capacity)
     room, total = float(capacity), 0.0
     for k in _by_density(scores):
         size, value = float(scores.sizes[k]), float(scores.values[k])
+        if size > capacity:
+            continue
         if size > room:
             return total + value * room / size
         room, total = room - size, total + value

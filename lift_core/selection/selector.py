@@ -114,6 +114,12 @@ class Selector:
     backend: LPBackend | None = None
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.backend is not None and not self.backend.takes_integers:
+            raise ValueError(
+                f"backend: expected one that takes integer programs (HiGHS, Pyomo), got {self.backend.name!r}"
+            )
+
     def select(
         self,
         problem: BilevelProblem,
