@@ -124,6 +124,7 @@ def test_forward_probing_is_counted_and_its_rejections_listed(tmp_path: Path) ->
         (["network", "--measure", "layernorm"], "no tensor fits"),
         (["network", "--budget", "0.001"], "no group fits the budget of 0.001"),
         (["network", "--set", "nothing=1"], "--set nothing=1"),
+        (["network", "--threads", "100000"], "--threads"),
     ],
 )
 def test_mistakes_end_with_one_line(

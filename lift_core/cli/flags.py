@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lift_core.cli.options import MAX_SEED
+from lift_core.cli.options import MAX_SEED, MAX_THREADS
 from lift_core.cli.settings import CURVATURES, RunSettings
 from lift_core.presets import PRESETS
 
@@ -29,7 +29,7 @@ ProblemSet = Annotated[
 Seed = Annotated[
     int | None, _flag("Of everything random but the problem.", default=RunSettings.seed, min=0, max=MAX_SEED)
 ]
-Threads = Annotated[int | None, _flag("Threads of torch.", default="what torch chooses", min=1, max=1024)]
+Threads = Annotated[int | None, _flag("Threads of torch.", default="what torch chooses", min=1, max=MAX_THREADS)]
 
 Out = Annotated[Path | None, _flag("Folder of the results.", default="runs/PROBLEM", metavar="DIR", panel=_OUTPUT)]
 Resume = Annotated[

@@ -17,6 +17,8 @@ from lift_core.problem import BilevelProblem
 
 MAX_SEED = 2**32 - 1
 """The largest seed that NumPy takes, too."""
+MAX_THREADS = 1024
+"""With many more, torch crashes."""
 _LITERALS = {"True": True, "False": False, "None": None}
 
 

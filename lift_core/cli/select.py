@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from lift_core.cli import flags
 from lift_core.cli.display import print_table
 from lift_core.cli.folders import alone_in
 from lift_core.cli.options import MAX_SEED, check_options, parse_numbers, parse_pairs, plugin_class
@@ -60,7 +61,7 @@ def select(
     learning_rate: Annotated[float, typer.Option(help="Adam's; also the first step of forward probes.")] = 1e-3,
     preconditioner: Annotated[str, typer.Option(help="Step that is probed: adam or gradient.")] = "adam",
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of everything random but the problem.")] = 0,
-    threads: Annotated[int | None, typer.Option(min=1, show_default="what torch chooses")] = None,
+    threads: flags.Threads = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", show_default="runs/select-PROBLEM")] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print the report's path alone.")] = False,
 ) -> None:

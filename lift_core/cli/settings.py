@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lift_core.cli.options import check_options, load_backend_with
+from lift_core.cli.options import MAX_THREADS, check_options, load_backend_with
 from lift_core.controls import standard_controls
 from lift_core.curvature import SR1, CurvatureModel, Exact, Fisher, GaussNewton, HessianDiagonal, LowRank
 from lift_core.direction import Rows, TrustBox
@@ -92,8 +92,8 @@ class RunSettings:
             raise ValueError("--select-set: expected together with --select BUDGET, got it alone")
         if self.controls_radius is not None and not 0 < self.controls_radius < math.inf:
             raise ValueError(f"--controls-radius: expected a positive number, got {self.controls_radius}")
-        if self.threads < 1:
-            raise ValueError(f"--threads: expected at least 1, got {self.threads}")
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise ValueError(f"--threads: expected a number from 1 to {MAX_THREADS}, got {self.threads}")
 
     def search(self) -> LocalSearch:
         """The search that these settings describe.
