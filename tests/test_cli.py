@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 
 import lift_core as lift
 from lift_core.cli import main
+from lift_core.cli.display import CellDisplay, plain_console, print_table
 from lift_core.cli.listing import missing_packages
 from lift_core.cli.options import check_options, parse_value
 
@@ -191,6 +194,30 @@ def test_the_module_runs_as_a_program() -> None:
     done = subprocess.run([sys.executable, "-m", "lift_core.cli", "rum"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.strip() == "lift: No such command 'rum'. Did you mean 'run'?" and not done.stdout
+
+
+# -- what is shown ------------------------------------------------------------------------------------------------
+
+
+def test_names_and_messages_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("groups [a-w]", title="folder [/tmp/x]")
+    table.add_row("got [nan, 1.0] for :key:")
+    print_table(table)
+    with CellDisplay(plain_console(stderr=True)) as display:
+        display.show(1, 2, "[/tmp/x]: [a-w]")
+    shown = capsys.readouterr()
+    assert all(text in shown.out for text in ("groups [a-w]", "folder [/tmp/x]", "got [nan, 1.0] for :key:"))
+    assert shown.err == "1/2 [/tmp/x]: [a-w]\n"
+
+
+def test_characters_that_the_terminal_lacks_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert main(["run", "--help"]) == 0
+    print_table(Table("ρ=0.01"))
+    shown.seek(0)
+    text = shown.read()
+    assert "Ratios ? in [0, 1]" in " ".join(text.split()) and "?=0.01" in text
 
 
 # -- options ------------------------------------------------------------------------------------------------------

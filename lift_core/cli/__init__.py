@@ -7,6 +7,7 @@ lift ...
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,6 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     its traceback.
     """
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a character that the terminal lacks fails no finished run
     words = list(sys.argv[1:] if arguments is None else arguments)
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # so that MODULE:NAME finds a module in the working directory

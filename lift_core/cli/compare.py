@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from lift_core.cli.contest_settings import (
@@ -18,7 +17,7 @@ from lift_core.cli.contest_settings import (
     options_by_label,
     read_settings,
 )
-from lift_core.cli.display import CellDisplay, print_table
+from lift_core.cli.display import CellDisplay, plain_console, print_table
 from lift_core.cli.folders import alone_in
 from lift_core.cli.options import MAX_SEED, parse_numbers
 from lift_core.comparison import REFUSED, Contest, is_solved
@@ -109,7 +108,7 @@ def _execute(contest: Contest, settings: ContestSettings, *, quiet: bool) -> int
     if folder is not None:
         keep_settings(folder, settings)
     try:
-        with CellDisplay(Console(stderr=True, quiet=quiet)) as display:
+        with CellDisplay(plain_console(stderr=True, quiet=quiet)) as display:
             answers = list(
                 contest.answers(display, on_unreadable=lambda lp, error: unreadable.update({lp.name: str(error)}))
             )

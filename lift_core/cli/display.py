@@ -17,14 +17,19 @@ from lift_core.search import LocalSearch
 _UNLIMITED = 100_000
 
 
+def plain_console(*, stderr: bool = False, quiet: bool = False, width: int | None = None) -> Console:
+    """A console that prints every text as it is: brackets and colons in names and messages are no markup."""
+    return Console(stderr=stderr, quiet=quiet, width=width, markup=False, emoji=False)
+
+
 def print_table(table: Table) -> None:
     """Print to the width of the terminal, folding long cells; into a file or a pipe, as wide as the content is."""
-    console = Console()
+    console = plain_console()
     for column in table.columns:
         column.overflow = "fold"
     if not console.is_terminal:
-        unlimited = Console(width=_UNLIMITED)
-        console = Console(width=Measurement.get(unlimited, unlimited.options, table).maximum)
+        unlimited = plain_console(width=_UNLIMITED)
+        console = plain_console(width=Measurement.get(unlimited, unlimited.options, table).maximum)
     console.print(table)
 
 
@@ -41,8 +46,9 @@ class SearchDisplay:
         self._controls_from = search.warmup_epochs + search.rounds
         self._console, self._last = console, ""
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[spent]}"),
-            TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal,
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[spent]}"), TimeElapsedColumn(),
+            console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
         total = self._controls_from + len(search.controls)
         self._task = self._bar.add_task("starting", total=total, spent="")
@@ -77,7 +83,7 @@ class CellDisplay:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             console=console, transient=True, disable=not console.is_terminal,
         )  # fmt: skip
         self._task = self._bar.add_task("starting", total=None)

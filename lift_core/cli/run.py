@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lift_core.cli import flags
-from lift_core.cli.display import SearchDisplay, print_table
+from lift_core.cli.display import SearchDisplay, plain_console, print_table
 from lift_core.cli.folders import alone_in
 from lift_core.cli.listing import require_packages
 from lift_core.cli.options import load_problem_with, parse_numbers, parse_pairs, parse_value
@@ -106,7 +106,7 @@ def _execute(folder: Path, settings: RunSettings, problem: BilevelProblem, *, qu
     if save_lps:
         search = replace(search, backend=SavingBackend(inner=search.backend, folder=folder / LPS))
     write_config(folder, settings)
-    errors = Console(stderr=True, quiet=quiet)
+    errors = plain_console(stderr=True, quiet=quiet)
     try:
         if settings.select is not None:
             problem = _selected(folder, settings, problem, errors)

@@ -17,7 +17,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lift_core.cli import flags
-from lift_core.cli.display import print_table
+from lift_core.cli.display import plain_console, print_table
 from lift_core.cli.folders import alone_in
 from lift_core.cli.options import MAX_SEED, check_options, parse_numbers, parse_pairs, plugin_class
 from lift_core.cli.settings import CONFIG
@@ -143,7 +143,7 @@ def selection_progress(console: Console) -> Generator[Any]:
 def _execute(
     problem: BilevelProblem, selector: Selector, budget: float, others: tuple[float, ...], folder: Path, *, quiet: bool
 ) -> int:
-    with selection_progress(Console(stderr=True, quiet=quiet)) as on_spend:
+    with selection_progress(plain_console(stderr=True, quiet=quiet)) as on_spend:
         outcome = selector.select(problem, budget, others=others, on_spend=on_spend)
     document = selection_document(outcome)
     write_selection(outcome, document, folder)

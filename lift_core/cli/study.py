@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from lift_core.cli.display import CellDisplay
+from lift_core.cli.display import CellDisplay, plain_console
 from lift_core.cli.folders import alone_in
 from lift_core.cli.options import MAX_SEED
 from lift_core.records import write_atomically
@@ -62,7 +62,7 @@ def study(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.", rich_help_panel=_RUN)] = False,
 ) -> None:  # fmt: skip
     """Run a plan of many `lift run`s beside their controls and average over seeds; exit with 1 if a cell failed."""
-    console = Console(stderr=True, quiet=quiet)
+    console = plain_console(stderr=True, quiet=quiet)
     if check is not None:
         if plan is not None:
             raise ValueError(f"--check: takes its cell from {check}; leave out the plan {plan!r}")
