@@ -223,7 +223,20 @@ def test_a_loss_that_overflows_is_rejected() -> None:
     problem = Exploding(torch.ones(2), torch.ones(2))
     probe = Probe(problem.initial_point(), torch.ones(2).double(), problem.batches("train"))
     measured = ForwardInfluence(first_step=5.0).estimate(problem, probe, make_groups(problem))
-    assert measured.rejected == ("a loss was not finite",) * 2 and measured.reductions.tolist() == [0.0, 0.0]
+    assert measured.rejected == ("a loss, or the fit to the losses, was not finite",) * 2
+    assert measured.reductions.tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("first_step", [1e160, 1e-300])
+def test_a_step_whose_square_is_no_number_is_rejected(first_step: float) -> None:
+    class Bounded(Planted):
+        def upper_loss(self, hyper: torch.Tensor, weights: torch.Tensor, batch: Any) -> torch.Tensor:
+            return weights.sin().sum()
+
+    problem = Bounded(torch.ones(2), torch.ones(2))
+    probe = Probe(problem.initial_point(), torch.ones(2).double(), problem.batches("train"))
+    measured = ForwardInfluence(first_step=first_step).estimate(problem, probe, make_groups(problem))
+    assert all(measured.rejected) and not measured.reductions.any()
 
 
 def test_fit_quadratic_tells_noise_from_curvature() -> None:

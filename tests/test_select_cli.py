@@ -136,6 +136,13 @@ def test_mistakes_end_with_one_line(
     assert not (tmp_path / "out").exists()
 
 
+def test_training_that_diverges_is_a_failure_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["network", "--set", "num_hidden=2", "--budget", "0.5", "--learning-rate", "1e300"]
+    assert select(*words, "--out", str(tmp_path / "out"), "--quiet") == 1
+    assert capsys.readouterr().err == "lift: training diverged in step 2: lower learning_rate=1e+300\n"
+    assert not (tmp_path / "out").exists()
+
+
 class Interrupting(Network):
     """Ctrl-C arrives at the third Hessian product."""
 

@@ -50,8 +50,8 @@ def lift(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code: 0, or 1 (it failed), 2 (wrong arguments), 130 (interrupted).
 
-    A mistake in the arguments, data or installation ends as one line on the error stream; anything unexpected keeps
-    its traceback.
+    A mistake in the arguments, data or installation, and numbers that left their range, end as one line on the error
+    stream; anything unexpected keeps its traceback.
     """
     keep_freed_memory()
     for stream in (sys.stdout, sys.stderr):
@@ -71,6 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "--traceback" in words:
             raise
         return _fail(str(error))
+    except ArithmeticError as error:
+        if "--traceback" in words or isinstance(error, (ZeroDivisionError, OverflowError)):  # Python's own are bugs
+            raise
+        return _fail(str(error), code=1)
     return code if isinstance(code, int) else 0
 
 
@@ -85,6 +89,6 @@ def _got(error: Exception, words: Sequence[str]) -> str:
     return ""
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, *, code: int = 2) -> int:
     typer.echo("lift: " + " ".join(message.split()), err=True)
-    return 2
+    return code

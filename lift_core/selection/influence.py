@@ -201,12 +201,12 @@ class ForwardInfluence(InfluenceEstimator):
 
         s = self.first_step
         first = {-s: loss(-s), 0.0: start, s: loss(s)}
-        t = second_step(s, (first[-s] - first[s]) / (2 * s), (first[s] + first[-s] - 2 * start) / s**2)
+        t = second_step(s, (first[-s] - first[s]) / (2 * s), (first[s] + first[-s] - 2 * start) / s / s)
         return fit_quadratic(first | {-t: loss(-t), t: loss(t)})
 
     def _judge(self, fit: QuadraticFit) -> str:
         if not math.isfinite(fit.slope + fit.curvature):
-            return "a loss was not finite"
+            return "a loss, or the fit to the losses, was not finite"
         if fit.r_squared < self.min_r_squared:
             return f"R² is below {self.min_r_squared:g}"
         refusal = _refusal(fit.slope, fit.curvature)

@@ -53,7 +53,7 @@ def fit_quadratic(losses: dict[float, float]) -> QuadraticFit:
     error = math.inf
     if slope and curvature:
         error = math.hypot(2 * float(variance[1]) ** 0.5 / slope, float(variance[2]) ** 0.5 / curvature)
-    return QuadraticFit(slope / scale, curvature / scale**2, 1 - residual / total if total else 1.0, error)
+    return QuadraticFit(slope / scale, curvature / scale / scale, 1 - residual / total if total else 1.0, error)
 
 
 def second_step(first: float, slope: float, curvature: float) -> float:
