@@ -17,6 +17,7 @@ from lift_core.cli import main
 from lift_core.cli.folders import alone_in
 from lift_core.cli.settings import RunSettings
 from lift_core.presets import PRESETS
+from lift_core.records import without_times
 from lift_core.report import render_study, study_document
 from lift_core.study import PLANS, Cell, Outcome, make_plan, run_study, summarize, to_markdown
 from lift_core.study.plans import PRESET_DECIDES
@@ -115,6 +116,14 @@ def test_finished_cells_are_not_run_again(study: tuple[Path, list[Outcome]]) -> 
     assert [outcome.document for outcome in again] == [outcome.document for outcome in outcomes]
     assert all(path.stat().st_mtime_ns == before for path, before in results.items())
     assert not list(folder.glob("cells/*/checkpoint.safetensors"))
+
+
+@pytest.mark.parametrize("content", ["", "[]"])
+def test_a_cell_whose_result_is_damaged_is_run_again(content: str, study: tuple[Path, list[Outcome]]) -> None:
+    folder, outcomes = study
+    (folder / "cells" / outcomes[0].cell.name / "result.json").write_text(content)
+    again = run_study(cells(), folder, jobs=1)
+    assert without_times(again[0].document) == without_times(outcomes[0].document)
 
 
 def test_another_cell_of_the_same_name_is_refused(study: tuple[Path, list[Outcome]]) -> None:

@@ -100,8 +100,18 @@ def _claim(cell: Cell, folder: Path) -> None:
     write_atomically(folder / CELL, text)
 
 
+def _result(folder: Path) -> dict[str, Any] | None:
+    """The document of a finished cell; None where there is none or it is damaged."""
+    try:
+        document = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    return document if isinstance(document, dict) and "methods" in document else None
+
+
 def _run_cell(cell: Cell, folder: Path, running: set[subprocess.Popen[bytes]]) -> Outcome:
-    if not (folder / RESULT).exists():
+    document = _result(folder)
+    if document is None:
         words = (
             ["--resume", str(folder)] if (folder / CONFIG).exists() else [*command_words(cell), "--out", str(folder)]
         )
@@ -115,9 +125,10 @@ def _run_cell(cell: Cell, folder: Path, running: set[subprocess.Popen[bytes]]) -
                 running.add(process)
                 process.wait()
             running.remove(process)
-        if not (folder / RESULT).exists():
+        document = _result(folder)
+        if document is None:
             said = (folder / LOG).read_bytes()[begins:].decode("utf-8", "replace").strip().splitlines()
             complaints = [line for line in said if line.startswith("lift: ")] or said
             return Outcome(cell, None, complaints[-1] if complaints else "it printed nothing")
     (folder / CHECKPOINT).unlink(missing_ok=True)  # as large as the weights, and of no more use
-    return Outcome(cell, json.loads((folder / RESULT).read_text(encoding="utf-8")))
+    return Outcome(cell, document)
