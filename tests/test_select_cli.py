@@ -84,6 +84,13 @@ def test_groups_may_be_patterns_and_the_choice_greedy(tmp_path: Path) -> None:
     assert Selection.load(tmp_path / "selection.json").tensors == ("hidden.bias", "output.bias")
 
 
+@pytest.mark.parametrize("by", ["hidden.weight", "hidden.w?ight", "hidden.[w]eight", "hidden.weight,"])
+def test_one_tensor_may_be_the_only_group(by: str, tmp_path: Path) -> None:
+    words = ["network", "--set", "num_hidden=4", "--by", by, "--measure", "magnitude", "--budget", "1"]
+    assert select(*words, "--out", str(tmp_path), "--quiet") == 0
+    assert Selection.load(tmp_path / "selection.json").tensors == ("hidden.weight",)
+
+
 def test_forward_probing_is_counted_and_its_rejections_listed(tmp_path: Path) -> None:
     words = [
         "--measure",
@@ -115,6 +122,8 @@ def test_forward_probing_is_counted_and_its_rejections_listed(tmp_path: Path) ->
         (["network", "--budgets", "a"], "--budgets: expected one or more numbers"),
         (["network", "--by", "block"], "by: Network groups its weights by 'tensor' only, got 'block'"),
         (["network", "--by", "*.x"], "'*.x' of group '*.x' fits no tensor"),
+        (["network", "--by", "hidden.x?"], "'hidden.x?' of group 'hidden.x?' fits no tensor"),
+        (["network", "--by", ","], "by: expected at least one pattern of tensor names, got none"),
         (["network", "--measure", "best"], "measure: expected one of exact, forward"),
         (["network", "--solver", "best"], "--solver: expected exact or greedy, got 'best'"),
         (["network", "--backend", "interior_point"], "expected one that takes integer programs"),
@@ -197,6 +206,19 @@ def test_a_selection_and_a_run_do_not_share_a_folder(tmp_path: Path, capsys: pyt
     assert "holds a run of lift run" in capsys.readouterr().err
 
 
+def test_a_selection_with_other_settings_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*TOY, "--measure", "magnitude", "--budget", "0.5", "--out", str(tmp_path), "--quiet"]
+    assert select(*words) == 0 and select(*words) == 0
+    before = read(tmp_path, "select.json")
+    assert before["settings"]["problem_options"] == {"num_hidden": 4} and before["settings"]["budgets"] == [0.05, 0.5]
+    assert select(*words, "--seed", "3") == 2
+    assert "other settings (seed is 0 there and 3 here); choose another folder" in capsys.readouterr().err
+    assert read(tmp_path, "select.json") == before
+    (tmp_path / "select.json").write_text("{}")
+    assert select(*words) == 2
+    assert "select.json does not say its settings; delete it" in capsys.readouterr().err
+
+
 def test_fisher_describes_the_selected_weights(tmp_path: Path) -> None:
     options = ["--select", "0.3", "--select-set", "max_size=16", "--curvature", "fisher"]
     assert main([*RUN, *options, "--out", str(tmp_path)]) == 0
@@ -210,6 +232,8 @@ def test_fisher_describes_the_selected_weights(tmp_path: Path) -> None:
         (["--select-set", "by=tensor"], "--select-set: expected together with --select BUDGET"),
         (["--select", "0.1", "--select-set", "nonsense=1"], "--select-set nonsense=1"),
         (["--select", "0.1", "--select-set", "measure=best"], "measure: expected one of"),
+        (["--select", "0.1", "--select-set", "measure=5"], "measure: expected one of"),
+        (["--select", "0.1", "--select-set", 'by={"a": null}'], "by: group 'a': expected patterns, a slice or a flat"),
     ],
 )
 def test_mistakes_in_a_selecting_run(

@@ -71,16 +71,13 @@ def select(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    others = parse_numbers("--budgets", budgets)
-    selector = make_selector(
-        {
-            "by": by, "max_size": max_size, "measure": measure, "solver": solver, "backend": backend, "steps": steps,
-            "every": every, "num_batches": num_batches, "learning_rate": learning_rate,
-            "preconditioner": preconditioner,
-        },
-        seed=seed,
-    )  # fmt: skip
+    chosen: dict[str, Any] = {
+        "by": by, "max_size": max_size, "measure": measure, "solver": solver, "backend": backend, "steps": steps,
+        "every": every, "num_batches": num_batches, "learning_rate": learning_rate, "preconditioner": preconditioner,
+    }  # fmt: skip
+    others, selector = parse_numbers("--budgets", budgets), make_selector(chosen, seed=seed)
     options = parse_pairs("--set", problem_options or [])
+    settings = {"problem": problem, "problem_options": options, "budget": budget, "budgets": others, "seed": seed}
     found = plugin_class("problems", problem)
     if found is not None:
         check_options("--set", found, options)
@@ -89,7 +86,10 @@ def select(
         with alone_in(folder):
             if (folder / CONFIG).exists():
                 raise CheckpointError(f"--out: {folder} holds a run of lift run; choose another folder")
-            raise typer.Exit(_execute(load_problem(problem, **options), selector, budget, others, folder, quiet=quiet))
+            _refuse_another_selection(folder, settings | chosen)
+            raise typer.Exit(
+                _execute(load_problem(problem, **options), selector, settings | chosen, folder, quiet=quiet)
+            )
     except KeyboardInterrupt:
         typer.echo("lift: interrupted; nothing was written", err=True)
         raise typer.Exit(130) from None
@@ -106,15 +106,15 @@ def make_selector(options: Mapping[str, Any], *, seed: int) -> Selector:
     if solver not in ("exact", "greedy"):
         raise ValueError(f"--solver: expected exact or greedy, got {solver!r}")
     by, max_size = chosen.pop("by", "tensor"), chosen.pop("max_size", None)
-    if isinstance(by, str) and ("," in by or "*" in by):
-        by = by.split(",")
+    if isinstance(by, str) and any(mark in by for mark in ",*?["):
+        by = [part.strip() for part in by.split(",") if part.strip()]
     check_options("--select-set", Selector, {"by": by, "max_size": max_size})
     name = chosen.pop("measure", "exact")
     of_measure = [option for option in inspect.signature(named_measure).parameters if option != "name"]
     for option in chosen.keys() - of_measure:
         known = ", ".join((*_OF_SELECTOR, *of_measure))
         raise ValueError(f"--select-set {option}={chosen[option]}: there is no such option; expected one of {known}")
-    check_options("--select-set", named_measure, {"name": name} | chosen)
+    check_options("--select-set", named_measure, chosen)
     return Selector(
         by=by, max_size=max_size, measure=named_measure(name, **chosen),
         backend=load_backend(str(backend)) if solver == "exact" else None, seed=seed,
@@ -140,12 +140,29 @@ def selection_progress(console: Console) -> Generator[Any]:
         yield on_spend
 
 
+def _refuse_another_selection(folder: Path, settings: Mapping[str, Any]) -> None:
+    """A folder holds one selection: nothing is overwritten by one with other settings."""
+    path = folder / DOCUMENT
+    if not path.exists():
+        return
+    try:
+        there = dict(json.loads(path.read_text(encoding="utf-8"))["settings"])
+    except (KeyError, TypeError, ValueError):  # ValueError: no JSON
+        raise CheckpointError(f"--out: {path} does not say its settings; delete it, or choose another folder") from None
+    for key, here in json.loads(json.dumps(settings)).items():
+        if there.get(key) != here:
+            raise CheckpointError(
+                f"--out: {folder} holds a selection with other settings ({key} is {there.get(key)} there and {here} "
+                "here); choose another folder"
+            )
+
+
 def _execute(
-    problem: BilevelProblem, selector: Selector, budget: float, others: tuple[float, ...], folder: Path, *, quiet: bool
+    problem: BilevelProblem, selector: Selector, settings: Mapping[str, Any], folder: Path, *, quiet: bool
 ) -> int:
     with selection_progress(plain_console(stderr=True, quiet=quiet)) as on_spend:
-        outcome = selector.select(problem, budget, others=others, on_spend=on_spend)
-    document = selection_document(outcome)
+        outcome = selector.select(problem, settings["budget"], others=settings["budgets"], on_spend=on_spend)
+    document = selection_document(outcome) | {"settings": json.loads(json.dumps(settings))}
     write_selection(outcome, document, folder)
     if not quiet:
         print_table(_groups_table(document))

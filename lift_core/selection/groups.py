@@ -116,8 +116,9 @@ def make_groups(
 
     Args:
         by: ``"tensor"``, or another way that the problem knows (a language model: ``"block"``, ``"kind"``,
-            ``"block-kind"``, ``"lora"``); or patterns of tensor names, one group each; or a mapping from group names to
-            patterns, slices or indices into θ. Where two patterns fit a tensor, the first one has it.
+            ``"block-kind"``, ``"lora"``), or the name of one tensor; or patterns of tensor names, one group each; or a
+            mapping from group names to patterns, slices or indices into θ. Where two patterns fit a tensor, the first
+            one has it.
         max_size: cut larger groups into pieces of at most so many weights, see `Groups.split`.
 
     Raises:
@@ -131,6 +132,8 @@ def make_groups(
     """
     start = problem.initial_point().weights
     count = len(start)
+    if isinstance(by, str) and by in problem.groups and by != "tensor":
+        by = [by]
     if isinstance(by, str):
         labels = {name: problem.group_label(name, by) for name in problem.groups}
         members: dict[str, list[str]] = {}
@@ -139,6 +142,8 @@ def make_groups(
         grouped = _assemble(problem, {label: _Exact(tensors) for label, tensors in members.items()}, count)
     elif isinstance(by, Mapping):
         grouped = _assemble(problem, by, count)
+    elif not by:
+        raise ValueError("by: expected at least one pattern of tensor names, got none")
     else:
         grouped = _assemble(problem, {pattern: pattern for pattern in by}, count)
     grouped = Groups(grouped.names, grouped.owner.to(start.device))
@@ -154,8 +159,8 @@ class _Exact(tuple[str, ...]):
 def _assemble(problem: BilevelProblem, members: Mapping[str, Any], count: int) -> Groups:
     owner = torch.full((count,), -1, dtype=torch.int64)
     for number, (name, what) in enumerate(members.items()):
-        is_names = isinstance(what, str) or (isinstance(what, Sequence) and what and isinstance(what[0], str))
-        if is_names:
+        is_list = isinstance(what, Sequence) and len(what) > 0
+        if isinstance(what, str) or (is_list and all(isinstance(entry, str) for entry in what)):
             index = _by_name(problem, name, what, owner, count)
         else:
             index = _by_index(name, what, count)
@@ -190,7 +195,12 @@ def _by_index(name: str, what: Any, count: int) -> Tensor:
     if isinstance(what, slice):
         index = everything[what]
     else:
-        index = torch.as_tensor(what)
+        try:
+            index = torch.as_tensor(what)
+        except (TypeError, ValueError, RuntimeError, OverflowError):
+            raise ValueError(
+                f"by: group {name!r}: expected patterns, a slice or a flat list of whole numbers, got {what!r}"[:300]
+            ) from None
         if not index.numel():
             raise ValueError(f"by: group {name!r} is empty")
         if index.dtype == torch.bool or index.is_floating_point() or index.ndim != 1:
