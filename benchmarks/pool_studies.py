@@ -2,7 +2,8 @@
 
 A method that stands in several files is pooled over its seeds, exactly: mean and sample standard deviation are those of
 all runs together. "LiFT ahead by" is taken anew over the seeds that a method and the variant with the controls have in
-common, whichever files they came from. Runs of one setting and variant must agree in all their settings but the seed.
+common, whichever files they came from. Runs of one setting and variant must agree in all their settings but the seed
+and those of ``--ignore``, which the pooled file names. Exits with 1 if a run failed; the tables name it.
 
 Example:
     python benchmarks/pool_studies.py runs/a/study.json runs/b/study.json --out docs/results/language.json
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +23,10 @@ from typing import Any
 from lift_core.records import write_atomically
 from lift_core.report import to_json_text
 from lift_core.study import Row, Spread, to_markdown
+from lift_core.study.notes import comparable, has_controls, labelled_tests, reference
 from lift_core.study.summary import lead
 
 Study = Mapping[str, Any]
-LIFT = "LiFT"
 
 
 def read_studies(paths: Sequence[Path]) -> list[Study]:
@@ -52,7 +54,7 @@ def pooled(studies: Sequence[Study], ignore: Sequence[str] = ()) -> dict[str, An
 
     Args:
         studies: of one plan, made by one version.
-        ignore: settings in which runs of one variant may differ nevertheless.
+        ignore: settings in which runs of one variant may differ nevertheless, beside those that the studies name.
 
     Raises:
         ValueError: if plans, versions or settings differ, or a cell stands in two files.
@@ -61,9 +63,10 @@ def pooled(studies: Sequence[Study], ignore: Sequence[str] = ()) -> dict[str, An
         found = [study[key] for study in studies]
         if any(value != found[0] for value in found):
             raise ValueError(f"STUDY.json: expected studies of equal {key}, got {found}")
-    studies = sorted(studies, key=lambda study: not any(_has_controls(cell) for cell in study["cells"]))
+    ignored = sorted({*ignore, *(key for study in studies for key in study.get("ignored", ()))})
+    studies = sorted(studies, key=lambda study: not any(has_controls(cell) for cell in study["cells"]))
     cells = [cell for study in studies for cell in study["cells"]]
-    _require_one_of_each(cells, ignore)
+    _require_one_of_each(cells, ignored)
     rows = list(_pooled_rows(Row.from_json(row) for study in studies for row in study["rows"]))
     settings = list(dict.fromkeys(row.setting for row in rows))
     together = sorted(_with_leads(rows, cells), key=lambda row: settings.index(row.setting))
@@ -72,11 +75,8 @@ def pooled(studies: Sequence[Study], ignore: Sequence[str] = ()) -> dict[str, An
         "rows": [row.to_json() for row in together],
         "cells": cells,
         "versions": studies[0]["versions"],
+        "ignored": ignored,
     }
-
-
-def _has_controls(cell: Study) -> bool:
-    return cell["settings"].get("controls", True)
 
 
 def _require_one_of_each(cells: Sequence[Study], ignore: Sequence[str]) -> None:
@@ -86,30 +86,23 @@ def _require_one_of_each(cells: Sequence[Study], ignore: Sequence[str]) -> None:
         if cell["name"] in names:
             raise ValueError(f"STUDY.json: the cell {cell['name']} stands in two of the files")
         names.add(cell["name"])
-        options = {**cell["settings"].get("problem_options", {}), "seed": None}
-        here = {**cell["settings"], "seed": None, "problem_options": options, "preset": cell["preset"]}
-        here = {key: value for key, value in here.items() if key not in ignore}
+        here = {key: value for key, value in comparable(cell).items() if key not in ignore}
         there = known.setdefault((cell["setting"], cell["variant"]), here)
         different = sorted(key for key in here | there if here.get(key) != there.get(key))
         if different:
             raise ValueError(f"STUDY.json: {cell['name']} differs from other seeds in {', '.join(different)}")
 
 
-def test_metrics(cells: Iterable[Study]) -> dict[tuple[str, str], dict[int, float]]:
-    """Test metric by setting and method, then seed, where it is finite; a variant of LiFT under its own name."""
+def test_metrics(rows: Iterable[Row], cells: Iterable[Study]) -> dict[tuple[str, str], dict[int, float]]:
+    """Test metric by setting and row, then seed, of the runs that the row averages over."""
+    seeds = {(row.setting, row.method): row.seeds for row in rows}
     found: dict[tuple[str, str], dict[int, float]] = {}
     for cell in cells:
-        for method, value in cell["test"].items():
-            label = cell["variant"] if method == LIFT else method
-            if value is not None and (method == LIFT or _has_controls(cell)):
-                found.setdefault((cell["setting"], label), {})[cell["seed"]] = value
+        for label, value in labelled_tests(cell).items():
+            place = cell["setting"], label
+            if value is not None and cell["seed"] in seeds.get(place, ()):
+                found.setdefault(place, {})[cell["seed"]] = value
     return found
-
-
-def reference(cells: Iterable[Study], setting: str) -> str:
-    """The variant of a setting that brings the controls: the one that is called LiFT there."""
-    variants = {cell["variant"]: _has_controls(cell) for cell in cells if cell["setting"] == setting}
-    return next((variant for variant, controls in variants.items() if controls), next(iter(variants)))
 
 
 def _pooled_rows(rows: Iterable[Row]) -> Iterator[Row]:
@@ -134,11 +127,11 @@ def _pooled_spread(parts: Sequence[Spread], sizes: Sequence[int]) -> Spread:
     return Spread(mean, math.sqrt(squares / (count - 1)) if count > 1 else None)
 
 
-def _with_leads(rows: Iterable[Row], cells: Sequence[Study]) -> Iterator[Row]:
-    tests = test_metrics(cells)
+def _with_leads(rows: Sequence[Row], cells: Sequence[Study]) -> Iterator[Row]:
+    tests = test_metrics(rows, cells)
     for row in rows:
         lift = reference(cells, row.setting)
-        over = {seed: value for seed, value in tests.get((row.setting, row.method), {}).items() if seed in row.seeds}
+        over = tests.get((row.setting, row.method), {})
         ahead = None if row.method == lift else lead(over, tests.get((row.setting, lift), {}))
         yield replace(row, ahead=ahead)
 
@@ -155,10 +148,11 @@ def main() -> None:
         document = pooled(read_studies(options.studies), options.ignore)
     except ValueError as error:
         parser.error(str(error))
-    text = to_markdown([Row.from_json(row) for row in document["rows"]])
+    text = to_markdown([Row.from_json(row) for row in document["rows"]], document["cells"])
     write_atomically(options.out, to_json_text(document))
     write_atomically(options.out.with_suffix(".md"), text + "\n")
     print(text)
+    sys.exit(1 if any(cell.get("error") for cell in document["cells"]) else 0)
 
 
 if __name__ == "__main__":

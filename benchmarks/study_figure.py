@@ -22,10 +22,11 @@ import matplotlib
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from pool_studies import LIFT, read_studies
+from pool_studies import read_studies
 
 from lift_core.records import write_atomically
 from lift_core.study import Row
+from lift_core.study.notes import LIFT
 
 OURS, OTHERS, BEHIND = "#0b7285", "#495057", "#c92a2a"
 COLUMNS = 3

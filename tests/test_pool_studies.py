@@ -90,7 +90,10 @@ def test_what_does_not_belong_together_is_refused() -> None:
     second["cells"][0]["settings"]["kappa"] = 0.5
     with pytest.raises(ValueError, match="s_lift_1 differs from other seeds in kappa"):
         pool_studies.pooled([first, second])
-    assert pool_studies.pooled([first, second], ["kappa"])["rows"]
+    both = pool_studies.pooled([first, second], ["kappa"])
+    assert both["ignored"] == ["kappa"] and pool_studies.pooled([both])["ignored"] == ["kappa"]
+    told = to_markdown([Row.from_json(row) for row in both["rows"]], both["cells"])
+    assert told.endswith("* A setting of LiFT that differs by seed: kappa, not set (seeds 0, 4), 0.5 (seed 1)")
 
 
 def test_a_control_that_diverged_has_no_lead() -> None:
@@ -101,6 +104,28 @@ def test_a_control_that_diverged_has_no_lead() -> None:
     assert rows["grid search"].seeds == (0,) and rows["grid search"].ahead == (1.0, None)
 
 
+def test_a_run_that_failed_and_a_method_without_a_number_are_named_under_the_table() -> None:
+    failed = Outcome(outcome(5).cell, None, "it diverged | badly\nmore")
+    rows, (study,) = summarize([*OUTCOMES, failed]), studies([*OUTCOMES, failed])
+    study["cells"][0]["test"]["grid search"] = None
+    rows = [replace(row, seeds=(1, 4)) if row.method == "grid search" else row for row in rows]
+    table, told = to_markdown(rows, study["cells"]).split("\n\n* ")
+    assert "seeds 0, 1, 4" in table and told.splitlines() == [
+        "Failed: LiFT, seed 5: `it diverged | badly`",
+        "* No finite metric, and not in the means: grid search, seed 0",
+    ]
+    assert (
+        to_markdown([], study["cells"][3:])
+        == "**S** (no run finished)\n\n* Failed: LiFT, seed 5: `it diverged | badly`"
+    )
+
+
+def test_a_lead_on_fewer_seeds_than_its_row_names_them() -> None:
+    without = Outcome(outcome(4).cell, None, "it failed")
+    rows = summarize([*OUTCOMES[:2], without, outcome(1, variant="another"), outcome(4, variant="another")])
+    assert "| another (seeds 1, 4) | 3 ± 0 | -0.5 (seed 1) |  |" in to_markdown(rows)
+
+
 def test_the_script_writes_json_and_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,9 +134,15 @@ def test_the_script_writes_json_and_table(
     out = tmp_path / "all.json"
     words = [str(tmp_path / "0.json"), str(tmp_path / "1.json"), "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["pool_studies", *words])
-    pool_studies.main()
+    with pytest.raises(SystemExit, match="0"):
+        pool_studies.main()
     assert (tmp_path / "all.md").read_text() == capsys.readouterr().out
     assert len(json.loads(out.read_text())["cells"]) == 3
+    (failed,) = studies([Outcome(outcome(7).cell, None, "it failed")])
+    (tmp_path / "0.json").write_text(json.dumps(failed))
+    with pytest.raises(SystemExit, match="1"):
+        pool_studies.main()
+    assert "Failed: LiFT, seed 7: `it failed`" in capsys.readouterr().out
     (tmp_path / "list.json").write_text("[]")
     for bad, named in (("nowhere.json", "nowhere.json: No such file"), (str(tmp_path / "list.json"), "list.json")):
         monkeypatch.setattr(sys, "argv", ["pool_studies", bad, "--out", str(out)])
@@ -127,8 +158,22 @@ def test_the_best_control_is_the_one_with_the_smallest_lead() -> None:
     parts[0].document["methods"].append(more)  # on the easier seed alone
     (study,) = studies(parts)
     (row,) = language_summary.summary_rows(study, "LiFT")
-    assert row[:2] == ("s", "0, 1") and row[2] == str(spread([9.0, 10.0])) and row[4] == "+4.00 ± 2.83"
-    assert row[5:7] == ("grid search", "+0.75 ± 0.35")
+    assert row[:2] == ("s", "0, 1") and row[2] == str(spread([9.0, 10.0])) and row[4] == "+4.00 ± 2.83 [-21, 29]"
+    assert row[5:7] == ("grid search", "+0.75 ± 0.35 [-2.4, 3.9]")
+
+
+def test_a_summary_names_the_seeds_of_a_lead_and_what_has_no_number() -> None:
+    (study,) = studies([*OUTCOMES, PUBLISHED, Outcome(outcome(5).cell, None, "it failed")])
+    study["cells"][0]["test"]["grid search"] = None
+    (grid,) = (row for row in study["rows"] if row["method"] == "grid search")
+    grid["seeds"] = [1, 4]
+    table, told = language_summary.summarize(study, "LiFT").split("\n\n")
+    (row,) = table.splitlines()[2:]
+    assert "| grid search | +2.00 ± 2.12 [-17, 21] (seeds 1, 4) |" in row and "| +3.50 (seed 1) |" in row
+    assert told.splitlines() == [
+        "* s: failed: LiFT, seed 5: `it failed`",
+        "* s: no finite metric, and not in the means: grid search, seed 0",
+    ]
 
 
 def test_raised_strengths_are_counted_by_block_and_tensor() -> None:

@@ -82,7 +82,7 @@ def study(
     from lift_core.report import render_study, study_document, to_json_text  # matplotlib takes a second
 
     document = study_document(outcomes, plan=plan)
-    markdown = to_markdown(summarize(outcomes))
+    markdown = to_markdown(summarize(outcomes), document["cells"])
     write_atomically(folder / STUDY, to_json_text(document))
     write_atomically(folder / TABLE, markdown + "\n")
     write_atomically(folder / PAGE, render_study(document))

@@ -13,7 +13,9 @@ from lift_core.report.document import finite, lift_version
 from lift_core.report.parts import figure, lead, page, warning_list
 from lift_core.report.svg import ACCENT, INK, MUTED, inline_svg, log_axis, plain_numbers
 from lift_core.report.tables import Cell, number, seconds, table, text_cell
-from lift_core.study import Outcome, Spread, summarize
+from lift_core.study import Outcome, Row, Spread, summarize
+from lift_core.study.notes import remarks
+from lift_core.study.summary import interval, lead_seeds, method_label
 
 Document = Mapping[str, Any]
 
@@ -62,20 +64,24 @@ def _seconds(document: Mapping[str, Any] | None, methods: int | None = None) -> 
 
 
 def _body(document: Document) -> Iterator[str]:
-    rows, failed = document["rows"], [cell for cell in document["cells"] if cell["error"]]
+    rows, cells = document["rows"], document["cells"]
+    common = lead_seeds([Row.from_json(row) for row in rows], cells)
     yield lead(
         [
-            f"{len(document['cells'])} runs. Means over seeds ± sample standard deviations; lower is better.",
+            f"{len(cells)} runs. Means over seeds ± sample standard deviations; lower is better.",
             "Gradients and Hessian products are passes over the training split; cost is both, a product counted as two "
             "gradients and an evaluation as a third. The warm-up, which all methods share, is not counted. Test data "
             "chose nothing.",
-            "“LiFT ahead by” is the mean, over seeds, of a method's test metric less LiFT's in the same run.",
+            "“LiFT ahead by” is the mean, over seeds, of a method's test metric less LiFT's in the same run; “95 %” is "
+            "the confidence interval of that mean.",
         ]
     )
-    yield warning_list(f"{cell['name']} failed: {cell['error']}" for cell in failed)
+    yield warning_list(f"{cell['name']} failed: {cell['error']}" for cell in cells if cell["error"])
     for number_of, setting in enumerate(dict.fromkeys(row["setting"] for row in rows)):
         here = [row for row in rows if row["setting"] == setting]
-        yield f"<h2>{setting}</h2>{_table(here)}"
+        yield f"<h2>{setting}</h2>{_table([Row.from_json(row) for row in here], common)}"
+        shown_seeds = {row["method"]: row["seeds"] for row in here}
+        yield warning_list(remarks([cell for cell in cells if cell["setting"] == setting], shown_seeds))
         caption = "Means, numbered as the rows of the table; bars: one standard deviation. LiFT in colour."
         shown = figure("Test against cost", _cost_plot(here, number_of), caption)
         caption = "Low on the left and high at the same time: the validation data, which choose, are over-fitted."
@@ -84,24 +90,29 @@ def _body(document: Document) -> Iterator[str]:
     yield "<p class='muted'>All numbers of this page are in study.json and in this file, element lift-result.</p>"
 
 
-def _table(rows: Sequence[Document]) -> str:
-    head = ["#", "Method", "Test", "LiFT ahead by", "Validation", "Gradients", "Products", "Cost", "Time", "Train"]
+def _table(rows: Sequence[Row], common: Mapping[tuple[str, str], tuple[int, ...]]) -> str:
+    head = ["#", "Method", "Test", "LiFT ahead by", "95 %", "Validation"]
+    head += ["Gradients", "Products", "Cost", "Time", "Train"]
     body = [
         [
             Cell(str(place)),
-            text_cell(row["method"]),
-            Cell(str(Spread(**row["test"]))),
-            Cell("–" if row["ahead"] is None else str(Spread(**row["ahead"]))),
-            Cell(str(Spread(**row["validation"]))),
-            *(Cell(number(row[kind]["mean"])) for kind in ("gradients", "products", "cost")),
-            Cell(seconds(row["seconds"]["mean"])),
-            Cell(str(Spread(**row["train"]))),
+            text_cell(method_label(row, rows[0])),
+            Cell(str(row.test)),
+            *((Cell("–"), Cell("–")) if row.ahead is None else _lead(row.ahead, common[row.setting, row.method])),
+            Cell(str(row.validation)),
+            *(Cell(number(kind.mean)) for kind in (row.gradients, row.products, row.cost)),
+            Cell(seconds(row.seconds.mean)),
+            Cell(str(row.train)),
         ]
         for place, row in enumerate(rows, start=1)
     ]
-    counts = sorted({len(row["seeds"]) for row in rows})
+    counts = sorted({len(row.seeds) for row in rows})
     seeds = f"{'–'.join(map(str, (counts[0], counts[-1])[: len(counts)]))} seeds"
-    return table(head, body, caption=f"{rows[0]['metric']}, mean ± standard deviation of {seeds}")
+    return table(head, body, caption=f"{rows[0].metric}, mean ± standard deviation of {seeds}")
+
+
+def _lead(ahead: Spread, seeds: Sequence[int]) -> tuple[Cell, Cell]:
+    return Cell(str(ahead)), Cell(interval(ahead, len(seeds)))
 
 
 def _cost_plot(rows: Sequence[Document], index: int) -> str:

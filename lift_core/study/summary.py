@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from scipy.special import stdtrit
+
+from lift_core.study.notes import CellFacts, notes, reference, seeds_text
 from lift_core.study.running import Outcome
 
 
@@ -100,32 +104,57 @@ def difference(row: Row) -> str:
     return f"{'+' if row.ahead.mean >= 0 else ''}{row.ahead}"
 
 
-def to_markdown(rows: Sequence[Row]) -> str:
-    """One table per setting, lowest mean test metric in bold.
+def lead_seeds(rows: Sequence[Row], cells: Sequence[CellFacts] = ()) -> dict[tuple[str, str], tuple[int, ...]]:
+    """The seeds that a row, by setting and method, has in common with LiFT's."""
+    lift = {row.setting: row.seeds for row in rows if row.method == reference(cells, row.setting)}
+    return {
+        (row.setting, row.method): tuple(seed for seed in row.seeds if seed in lift.get(row.setting, ()))
+        for row in rows
+    }
 
-    A row of other seeds than the first names them, and is not in bold.
+
+COLUMNS = ("method", "test", "LiFT ahead by", "95 %", "validation", "gradients", "products", "cost", "seconds")
+
+
+def to_markdown(rows: Sequence[Row], cells: Sequence[CellFacts] = ()) -> str:
+    """One table per setting, lowest mean test metric in bold, and below it what the ``cells`` of study.json tell.
+
+    A row of other seeds than the first names them, and is not in bold; so does a lead that stands on fewer seeds than
+    its row. In the column "95 %" is the confidence interval of the mean lead.
 
     >>> to_markdown([])
     ''
     """
-    parts = []
-    for setting in dict.fromkeys(row.setting for row in rows):
+    common, parts = lead_seeds(rows, cells), []
+    for setting in dict.fromkeys([*(row.setting for row in rows), *(cell["setting"] for cell in cells)]):
         here = [row for row in rows if row.setting == setting]
-        best = min((row for row in here if row.seeds == here[0].seeds), key=lambda row: row.test.mean)
-        head = f"**{setting[0].upper()}{setting[1:]}** ({here[0].metric}; {_seeds(here[0])})"
-        columns = ("method", "test", "LiFT ahead by", "validation", "gradients", "products", "cost", "seconds")
-        lines = [head, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-        for row in here:
-            test = f"**{row.test}**" if row is best else str(row.test)
-            spent = (f"{kind.mean:.3g}" for kind in (row.gradients, row.products, row.cost, row.seconds))
-            method = row.method if row.seeds == here[0].seeds else f"{row.method} ({_seeds(row)})"
-            lines.append("| " + " | ".join((method, test, difference(row), str(row.validation), *spent)) + " |")
-        parts.append("\n".join(lines))
+        measured = f"{here[0].metric}; {seeds_text(here[0].seeds)}" if here else "no run finished"
+        parts.append(f"**{setting[0].upper()}{setting[1:]}** ({measured})")
+        if here:
+            parts.append(_table(here, common))
+        told = notes([cell for cell in cells if cell["setting"] == setting], {row.method: row.seeds for row in here})
+        if told:
+            parts.append("\n".join(f"* {line}" for line in told))
     return "\n\n".join(parts)
 
 
-def _seeds(row: Row) -> str:
-    return f"seed{'s' if len(row.seeds) > 1 else ''} {', '.join(map(str, row.seeds))}"
+def _table(here: Sequence[Row], common: Mapping[tuple[str, str], tuple[int, ...]]) -> str:
+    best = min((row for row in here if row.seeds == here[0].seeds), key=lambda row: row.test.mean)
+    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    for row in here:
+        test = f"**{row.test}**" if row is best else str(row.test)
+        spent = (f"{kind.mean:.3g}" for kind in (row.gradients, row.products, row.cost, row.seconds))
+        seeds = common[row.setting, row.method]
+        ahead = difference(row) + (f" ({seeds_text(seeds)})" if row.ahead and seeds != row.seeds else "")
+        within = "" if row.ahead is None else interval(row.ahead, len(seeds))
+        words = (method_label(row, here[0]), test, ahead, within, str(row.validation), *spent)
+        lines.append("| " + " | ".join(words) + " |")
+    return "\n".join(lines)
+
+
+def method_label(row: Row, first: Row) -> str:
+    """The method, and its seeds where they are not those of the first row of the table."""
+    return row.method if row.seeds == first.seeds else f"{row.method} ({seeds_text(row.seeds)})"
 
 
 def _row(
@@ -172,3 +201,27 @@ def spread(values: Sequence[float]) -> Spread:
     '2 ± 1.4'
     """
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+
+
+def half_width(values: Spread, count: int) -> float | None:
+    """Of the 95 % confidence interval of the mean of ``count`` values, by Student's t; None for a single value.
+
+    >>> f"{half_width(Spread(2.0, 1.0), 3):.3f}"
+    '2.484'
+    """
+    if values.deviation is None or count < 2:
+        return None
+    return float(stdtrit(count - 1, 0.975)) * values.deviation / math.sqrt(count)
+
+
+def interval(values: Spread, count: int) -> str:
+    """The 95 % confidence interval, two digits of its half-width shown; empty for a single value.
+
+    >>> interval(Spread(0.9, 0.58), 3), interval(Spread(0.9, None), 1)
+    ('[-0.5, 2.3]', '')
+    """
+    half = half_width(values, count)
+    if half is None:
+        return ""
+    digits = max(0, 1 - math.floor(math.log10(half))) if half > 0 else 4
+    return f"[{values.mean - half:.{digits}f}, {values.mean + half:.{digits}f}]"
