@@ -6,7 +6,7 @@ The unit is one pass over the training split: a gradient on a tenth of its examp
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -114,6 +114,17 @@ class Metered(BilevelProblem):
         gradients, sizes = self.inner.example_gradients(point, batch, limit=limit)
         self._spend(Cost(gradients=sum(sizes) / self._pass))
         return gradients, sizes
+
+    def spend_at_least(self, declared: Cost, *, since: Cost) -> None:
+        """Count gradients and products that were taken without this meter.
+
+        Args:
+            declared: what was spent since, by the word of the one who spent it.
+            since: ``cost`` before. Where more was metered than ``declared``, the word changes nothing.
+        """
+        metered = self.cost - since
+        if declared.differentiation > metered.differentiation * (1 + 1e-9):  # equal up to rounding is equal
+            self._spend(replace(declared, evaluations=metered.evaluations) - metered)
 
     def _counting(self, operator: LinearOperator, batches: Sequence[Batch] | None) -> LinearOperator:
         share = 1.0 if batches is None else self._share(batches)

@@ -1,10 +1,17 @@
 """Curvature models beside their dense twins."""
 
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+
 import pytest
 import torch
 
 from lift_core import (
     SR1,
+    Budget,
+    Cost,
+    Curvature,
     CurvatureModel,
     Dense,
     Exact,
@@ -14,11 +21,14 @@ from lift_core import (
     LowRank,
     LowRankPlusDiagonal,
     MatrixFree,
+    Metered,
     Point,
     build_curvature,
 )
+from lift_core.curvature import CurvatureView
 from lift_core.curvature.guard import NondeterministicError
 from problems import Network, Quadratic
+from tests.batched_network import BatchedNetwork
 from tests.curvature_cases import dense_twin, start_of, trained
 
 
@@ -154,6 +164,59 @@ def test_sr1_takes_no_notice_of_a_snapshot_of_the_point_itself() -> None:
     assert plain.bulk is not None and plain.bulk > 0
     assert repeated.bulk == plain.bulk and repeated.num_gradients == 3
     torch.testing.assert_close(repeated.hessian.to_dense(), plain.hessian.to_dense(), rtol=0, atol=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnHessian(CurvatureModel):
+    """Differentiates the losses by itself, so that no product is metered."""
+
+    name = "own"
+    said: int = 6
+
+    def budget(self, n: int) -> Budget:
+        return Budget(num_hvps=n, num_bytes=16 * n * n)
+
+    def data_curvature(self, view: CurvatureView) -> Curvature:
+        losses = partial(view.problem.training_loss, view.point.hyper)
+        parts = [torch.func.hessian(losses)(view.point.weights, batch) for batch in view.batches]
+        sizes = [view.problem.batch_size(batch) for batch in view.batches]
+        mean = sum(size * part for size, part in zip(sizes, parts, strict=True)) / sum(sizes)
+        return Curvature(Dense(mean), -1.0, 1.0, num_hvps=self.said)
+
+
+@pytest.mark.parametrize(("said", "charged"), [(6, 6.0), (0, 0.0)])
+def test_products_that_a_model_takes_without_the_meter_are_charged_as_it_says(said: int, charged: float) -> None:
+    problem = Metered(Quadratic())
+    point = trained(problem.inner)
+    built = build_curvature(OwnHessian(said=said, check=False), problem, point, start=start_of(problem.inner, point))
+    torch.testing.assert_close(built.hessian.to_dense(), dense_twin(problem.inner, point))
+    assert problem.cost == Cost(evaluations=1.0, hvps=charged)
+    half = Metered(BatchedNetwork())
+    point = trained(half.inner)
+    build_curvature(OwnHessian(said=8, share=0.5, check=False), half, point, start=start_of(half.inner, point))
+    assert half.cost.hvps == pytest.approx(8 * half.cost.evaluations) and 0.4 < half.cost.evaluations < 0.7
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Exact(), GaussNewton(share=0.5), LowRank(rank=6), LowRank(rank=9, share=0.3), Fisher(samples=30),
+        Fisher(samples=400), SR1(), HessianDiagonal(share=0.5), HessianDiagonal(method="squared_gradients"),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_models_say_what_the_meter_says(model: CurvatureModel) -> None:
+    problem = Metered(BatchedNetwork(num_hidden=3))
+    point = trained(problem.inner)
+    model = replace(model, check=False)
+    before = [problem.inner.initial_point().weights]
+    built = build_curvature(model, problem, point, start=start_of(problem.inner, point), snapshots=before)
+    batches = problem.batches("train")
+    chosen = torch.randperm(len(batches), generator=torch.Generator().manual_seed(0))
+    chosen = chosen[: math.ceil(model.share * len(batches))].tolist()
+    share = sum(problem.batch_size(batches[i]) for i in chosen) / problem.num_examples("train")
+    assert problem.cost.gradients == pytest.approx(share * built.num_gradients)
+    assert problem.cost.hvps == pytest.approx(share * built.num_hvps)
 
 
 MODELS = [Exact, GaussNewton, LowRank, Fisher, SR1, HessianDiagonal]

@@ -52,7 +52,7 @@ class Fisher(CurvatureModel):
         return Budget(num_gradients=1, num_bytes=8 * n * vectors)
 
     def data_curvature(self, view: CurvatureView) -> Curvature:
-        rows, scale, rounds = self._columns(view)
+        rows, scale, passes = self._columns(view)
         gram = torch.zeros(len(rows), len(rows), dtype=torch.float64, device=rows.device)
         for part in rows.split(1 << 16, dim=1):  # summed in float64, a stretch of weights at a time
             gram.addmm_(part.double(), part.double().T)
@@ -67,10 +67,10 @@ class Fisher(CurvatureModel):
             diagonal=torch.full((n,), sigma, dtype=torch.float64, device=rows.device), factor=factor, core=top - sigma
         )
         smallest = float(top[0]) if kept else 0.0
-        return Curvature(built, smallest, float(values[-1]), sigma, num_gradients=rounds)
+        return Curvature(built, smallest, float(values[-1]), sigma, num_gradients=passes)
 
-    def _columns(self, view: CurvatureView) -> tuple[Tensor, Tensor, int]:
-        """Gradients (samples, n), the factor of each that makes it a column of G, and the rounds that were begun."""
+    def _columns(self, view: CurvatureView) -> tuple[Tensor, Tensor, float]:
+        """Gradients (samples, n), the factor of each that makes it a column of G, and the passes that they took."""
         rows, sizes = self._round(view, self.samples)
         examples = len(sizes)
         rounds = math.ceil(self.samples / examples)
@@ -79,7 +79,9 @@ class Fisher(CurvatureModel):
         times = [math.ceil((self.samples - place) / examples) for place in range(examples)]
         one = torch.tensor(sizes, dtype=torch.float64, device=rows.device)
         one = one / (one.sum() * torch.tensor(times).to(one)).sqrt()
-        return torch.cat(drawn), one.repeat(rounds)[: self.samples], rounds
+        passes = sum(t * size for t, size in zip(times, sizes, strict=True))
+        passes /= sum(map(view.problem.batch_size, view.batches))
+        return torch.cat(drawn), one.repeat(rounds)[: self.samples], passes
 
     def _round(self, view: CurvatureView, limit: int) -> tuple[Tensor, list[int]]:
         """Gradients of the first ``limit`` examples, labels drawn anew, and the size of each example."""

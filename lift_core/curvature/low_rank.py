@@ -74,7 +74,7 @@ class LowRank(CurvatureModel):
             sigma,
             bulk_error=error,
             ritz_residuals=space.residuals.flip(0),
-            num_hvps=len(values) + probes,
+            num_hvps=len(values) + (probes if len(values) < n else 0),  # nothing is left over, and nothing multiplied
         )
 
     @property

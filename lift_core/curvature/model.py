@@ -13,6 +13,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from lift_core.curvature.guard import available_bytes, check_products, check_two_passes
+from lift_core.metering import Cost, Metered
 from lift_core.operators import Dense, Diagonal, LinearOperator, LowRankPlusDiagonal, MatrixFree
 from lift_core.problem import Batch, BilevelProblem, Point
 
@@ -48,7 +49,8 @@ class Curvature:
         bulk: σ, the mean value given to the directions that were not seen; None where the model has none.
         bulk_error: standard error of σ over its random probes; None where there are none.
         ritz_residuals: ``‖H v - θ v‖`` of the Ritz pairs, largest value first; None where the model has none.
-        num_hvps, num_gradients: products and gradients over the chosen batches that the model spent.
+        num_hvps, num_gradients: products and gradients over the chosen batches that the model spent; one over a part of
+            them counts that part. See `build_curvature` for what they are charged.
     """
 
     hessian: LinearOperator
@@ -57,8 +59,8 @@ class Curvature:
     bulk: float | None = None
     bulk_error: float | None = None
     ritz_residuals: Float64[Tensor, " k"] | None = None
-    num_hvps: int = 0
-    num_gradients: int = 0
+    num_hvps: float = 0
+    num_gradients: float = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +141,9 @@ def build_curvature(
 ) -> Curvature:
     """Build ``model`` at ``point`` on a seeded share of the training batches and add the regulariser's diagonal.
 
+    A `Metered` problem is charged what its oracles were asked for, or what the model says that it spent where that is
+    more: a model may differentiate the losses by itself, which no meter sees.
+
     Raises:
         ValueError: if the model's arrays would not fit in memory.
         NondeterministicError: if two passes over the data, or the products, contradict each other.
@@ -153,11 +158,23 @@ def build_curvature(
         check_two_passes(problem, point, chosen)
         if model.uses_products:
             check_products(problem, point, view.batches[0], seed=seed)
-    built = model.data_curvature(view)
+    built = _metered_curvature(model, view)
     if problem.regularizer is None:
         return built
     diagonal = problem.regularizer.hessian(point.hyper, point.weights).diagonal
     return replace(built, hessian=add_diagonal(built.hessian, diagonal))
+
+
+def _metered_curvature(model: CurvatureModel, view: CurvatureView) -> Curvature:
+    """What the model returns, charged as `build_curvature` says."""
+    problem = view.problem
+    if not isinstance(problem, Metered):
+        return model.data_curvature(view)
+    before = problem.cost
+    built = model.data_curvature(view)
+    share = sum(map(problem.batch_size, view.batches)) / problem.num_examples("train")
+    problem.spend_at_least(Cost(gradients=share * built.num_gradients, hvps=share * built.num_hvps), since=before)
+    return built
 
 
 def require_memory(model: CurvatureModel, n: int, device: torch.device) -> None:
