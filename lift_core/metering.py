@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,25 +41,43 @@ class Cost:
         return self.differentiation + self.evaluations / 3
 
 
+_ATTRIBUTES = (
+    "name", "regularizer", "hyper_names", "hyper_lower", "hyper_upper", "groups", "hyper_in_training",
+    "columns_at_once", "metric_name", "suggested_search",
+)  # fmt: skip
+
+
 class Metered(BilevelProblem):
-    """A problem whose oracles add up in ``cost``; everything else is the problem's own.
+    """A problem whose oracles add up in ``cost``; everything else is the problem's own, attributes of its class too.
 
     Args:
         inner: the problem.
         on_spend: called after every oracle call, for progress displays.
     """
 
-    name = "metered"
-
     def __init__(self, inner: BilevelProblem, on_spend: Callable[[Cost], None] | None = None) -> None:
         self.inner, self.cost, self._on_spend = inner, Cost(), on_spend
-        self.regularizer, self.hyper_in_training = inner.regularizer, inner.hyper_in_training
-        self.hyper_names, self.groups = inner.hyper_names, inner.groups
-        self.hyper_lower, self.hyper_upper = inner.hyper_lower, inner.hyper_upper
+        for name in _ATTRIBUTES:
+            setattr(self, name, getattr(inner, name))
         self._pass = inner.num_examples("train")
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner" or name.startswith("__"):  # asked for while a copy is made, which is none of the problem's
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return getattr(self.inner, name)
 
     def group_label(self, tensor: str, by: str) -> str:
         return self.inner.group_label(tensor, by)
+
+    def describe(self) -> str:
+        return self.inner.describe()
+
+    def metric(self, loss: float) -> float:
+        return self.inner.metric(loss)
+
+    def tuned(self, tensors: Sequence[str]) -> BilevelProblem | None:
+        part = self.inner.tuned(tensors)
+        return None if part is None else _Part(part, self)
 
     def initial_point(self) -> Point:
         return self.inner.initial_point()
@@ -69,12 +88,23 @@ class Metered(BilevelProblem):
     def batch_size(self, batch: Batch) -> int:
         return self.inner.batch_size(batch)
 
+    def num_examples(self, split: Split) -> int:
+        return self.inner.num_examples(split)
+
     def upper_loss(self, hyper: Tensor, weights: Tensor, batch: Batch) -> Tensor:
+        self._spend(Cost(evaluations=self._share([batch])))
         return self.inner.upper_loss(hyper, weights, batch)
 
     def training_loss(self, hyper: Tensor, weights: Tensor, batch: Batch) -> Tensor:
         self._spend(Cost(evaluations=self._share([batch])))
         return self.inner.training_loss(hyper, weights, batch)
+
+    def outputs(self, weights: Tensor, batch: Batch) -> Tensor:
+        self._spend(Cost(evaluations=self._share([batch])))
+        return self.inner.outputs(weights, batch)
+
+    def output_loss(self, hyper: Tensor, outputs: Tensor, batch: Batch) -> Tensor:
+        return self.inner.output_loss(hyper, outputs, batch)
 
     def loss(self, point: Point, split: Split) -> float:
         self._spend(Cost(evaluations=self._share(self.batches(split))))
@@ -92,6 +122,10 @@ class Metered(BilevelProblem):
         self._spend(Cost(gradients=1.0 if batches is None else self._share(batches)))
         return self.inner.training_gradient(point, batches)
 
+    def lower_gradient(self, point: Point, batches: Sequence[Batch] | None = None) -> Tensor:
+        self._spend(Cost(gradients=1.0 if batches is None else self._share(batches)))
+        return self.inner.lower_gradient(point, batches)
+
     @property
     def mixed_passes(self) -> float:
         return self.inner.mixed_passes
@@ -99,6 +133,10 @@ class Metered(BilevelProblem):
     def mixed(self, point: Point) -> LinearOperator:
         self._spend(Cost(gradients=self.mixed_passes))
         return self.inner.mixed(point)
+
+    def training_mixed(self, point: Point) -> LinearOperator:
+        self._spend(Cost(gradients=self.mixed_passes))
+        return self.inner.training_mixed(point)
 
     def training_hessian(self, point: Point, batches: Sequence[Batch] | None = None) -> LinearOperator:
         return self._counting(self.inner.training_hessian(point, batches), batches)
@@ -142,3 +180,15 @@ class Metered(BilevelProblem):
         self.cost += cost
         if self._on_spend is not None:
             self._on_spend(self.cost)
+
+
+class _Part(Metered):
+    """A cheaper form of a metered problem, on whose account it spends."""
+
+    def __init__(self, inner: BilevelProblem, whole: Metered) -> None:
+        super().__init__(inner)
+        self._whole = whole
+
+    def _spend(self, cost: Cost) -> None:
+        super()._spend(cost)
+        self._whole._spend(cost)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,47 @@ def test_the_meter_counts_passes_over_the_training_split() -> None:
     evaluated = problem.num_examples("selection") + problem.batch_size(problem.batches("train")[0])
     assert metered.cost.evaluations == pytest.approx(evaluated / problem.num_examples("train"))
     assert metered.cost.gradient_equivalents == pytest.approx(1 + share + 6 + metered.cost.evaluations / 3)
+
+
+class Named(Network):
+    """With an attribute, a metric and a gradient of its own."""
+
+    metric_name, columns_at_once = "perplexity", 3
+    num_things = 7
+
+    def metric(self, loss: float) -> float:
+        return math.exp(loss)
+
+    def lower_gradient(self, point, batches=None):
+        return 2 * super().lower_gradient(point, batches)
+
+    def tuned(self, tensors):
+        return self
+
+
+def test_a_metered_problem_has_all_that_the_problem_has() -> None:
+    problem = Named()
+    metered, point, batch = Metered(problem), problem.initial_point(), problem.batches("train")[0]
+    own = {name for name in vars(lift.BilevelProblem) if not name.startswith("_")} | set(
+        lift.BilevelProblem.__annotations__
+    )
+    assert own <= set(vars(metered)) | set(vars(Metered)), "a default of the base class hides the problem's own"
+    assert (metered.name, metered.metric_name, metered.columns_at_once) == ("network", "perplexity", 3)
+    assert metered.num_things == 7 and metered.metric(0.0) == 1.0 and metered.describe() == problem.describe()
+    outputs = metered.outputs(point.weights, batch)
+    torch.testing.assert_close(
+        metered.output_loss(point.hyper, outputs, batch), problem.training_loss(point.hyper, point.weights, batch)
+    )
+    torch.testing.assert_close(metered.lower_gradient(point), problem.lower_gradient(point))
+    metered.upper_loss(point.hyper, point.weights, batch)
+    assert metered.cost == lift.Cost(evaluations=2.0, gradients=1.0)
+    part = metered.tuned(["hidden.weight"])
+    assert part is not None
+    part.training_hessian(point).matvec(point.weights)
+    assert metered.cost.hvps == 1.0
+    with pytest.raises(AttributeError, match=r"Named.*no attribute 'nothing'"):
+        _ = metered.nothing
+    assert copy(metered).inner is problem
 
 
 def test_the_lp_step_spends_what_its_curvature_model_announces(result: lift.SearchResult) -> None:
