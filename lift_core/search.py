@@ -129,8 +129,8 @@ class LocalSearch:
         """Run, or resume from the checkpoint in ``folder``; every finished stage is checkpointed there.
 
         Raises:
-            ValueError: if a split is empty, if the loss is no number where training or a step is to begin, or if a
-                strength can be infinite within its bounds.
+            ValueError: if a split is empty, if the loss is no number where training or a step is to begin, if a
+                strength can be infinite within its bounds, or if settings cannot be told apart, see `tell_apart`.
             CheckpointError: if ``folder`` holds a checkpoint of another search, problem or data.
         """
         for split in ALL_SPLITS:  # a split that cannot be had says so before anything is spent

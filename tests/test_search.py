@@ -3,10 +3,12 @@
 import json
 import math
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -16,6 +18,7 @@ from torch import Tensor
 import lift_core as lift
 from backends import PDLP, HiGHS, InteriorPoint
 from lift_core.metering import Metered
+from lift_core.recorder import tell_apart
 from lift_core.records import CHECKPOINT, CheckpointError, load_state, save_state, without_times, write_atomically
 from lift_core.search import SearchState
 from lift_core.training import Trainer, TrainingDivergedError, TrainingState
@@ -357,6 +360,38 @@ def test_a_backend_with_a_callback_can_be_resumed(tmp_path: Path) -> None:
         search = lift.LocalSearch(backend=PDLP(callback=log.append), curvature=lift.Exact(), slack=0.1, warmup_epochs=1)
         search.run(Quadratic(), folder=tmp_path)
     assert not log, "the LP was solved again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighted(lift.NegativeGradient):
+    """A control with a vector, and whatever else it is given."""
+
+    scale: object = None
+    name: str = "weighted"
+
+
+def test_settings_are_told_apart_by_every_entry_and_else_by_their_repr() -> None:
+    assert tell_apart("search", SEARCH) == repr(SEARCH), "checkpoints of such searches exist"
+    mixed = {"a": [1, (2,), ()], "b": lift.Exact()}
+    assert tell_apart("mixed", mixed) == repr(mixed)
+    long, other = torch.zeros(2000), torch.zeros(2000)
+    other[1000] = 1e-9
+    for wrap in (lambda x: x, lambda x: x.bfloat16(), Tensor.numpy, lambda x: [{"x": x}], lambda x: (x.double(), x)):
+        first, again, second = (
+            tell_apart("move", Weighted(scale=wrap(scale))) for scale in (long, long.clone(), other)
+        )
+        assert first == again != second
+
+
+@pytest.mark.parametrize(
+    "scale", [object(), (lambda: 0,), np.array([object()]), {1: [SimpleNamespace(x=torch.zeros(2000))]}]
+)
+def test_a_setting_that_cannot_be_told_apart_is_refused_where_there_is_a_folder(scale: object, tmp_path: Path) -> None:
+    search = replace(SEARCH, warmup_epochs=1, refit=lift.Refit(), controls=(lift.MoreTraining(), Weighted(scale=scale)))
+    stages: list[str] = []
+    with pytest.raises(ValueError, match=r"search\.controls\[1\]\.scale.*: expected a setting whose repr tells it"):
+        search.run(Quadratic(), folder=tmp_path, on_progress=lambda stage, *_: stages.append(stage))
+    assert not stages and not list(tmp_path.iterdir())
 
 
 def test_a_selection_loss_that_is_no_number_is_named() -> None:
