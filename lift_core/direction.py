@@ -19,6 +19,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from lift_core.curvature import CurvatureModel, Snapshots, build_curvature
+from lift_core.curvature.guard import require_product
 from lift_core.linearization import Linearization, linearize
 from lift_core.lp import LinearProgram, LPSolution, Vector
 from lift_core.operators import DirectionMatrix, LinearOperator, as_operator
@@ -227,8 +228,14 @@ def promised_value(problem: BilevelProblem, point: Point, lp: LinearProgram, sol
 
 
 def slack_unit(hessian: LinearOperator, grad_weights: Tensor, weights_radius: Tensor) -> float:
-    """``‖H (Δ_θ ⊙ sign g)‖_∞``: the slack at which sign-descent on F becomes feasible, the unit of ρ. One product."""
-    return float(hessian.matvec(weights_radius * grad_weights.sign()).abs().max())
+    """``‖H (Δ_θ ⊙ sign g)‖_∞``: the slack at which sign-descent on F becomes feasible, the unit of ρ. One product.
+
+    Raises:
+        ValueError: if that is not finite, or no vector like the weights.
+    """
+    product = hessian.matvec(weights_radius * grad_weights.sign())
+    require_product("hessian", product, grad_weights)
+    return float(product.abs().max())
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from lift_core import (
     MatrixFree,
     Sparse,
 )
-from lift_core.operators import as_operator, pull
+from lift_core.operators import PlusDiagonal, as_operator, pull
 from lift_core.operators.base import DENSE_LIMIT
 from lift_core.testing import check_operator
 
@@ -46,6 +46,11 @@ OPERATORS: dict[str, tuple[LinearOperator, np.ndarray]] = {
     "low rank, rank 0": (LowRankPlusDiagonal(diagonal=D, factor=np.zeros((4, 0)), core=[]), np.diag(D)),
     "matrix free, symmetric": (MatrixFree(4, lambda x: torch.from_numpy(S) @ x), S),
     "matrix free": (MatrixFree((4, 6), lambda x: torch.from_numpy(A) @ x, lambda y: torch.from_numpy(A).T @ y), A),
+    "plus a diagonal": (PlusDiagonal(Sparse(sp.csr_array(S)), torch.from_numpy(D)), S + np.diag(D)),
+    "plus a diagonal, lifted": (
+        PlusDiagonal(FACTORED, torch.from_numpy(D)),
+        2 * np.diag(D) + (V * C) @ V.T,
+    ),
     "group columns": (GROUPS, GROUPS_MATRIX),
     "group columns, none": (GroupColumns([1.0, 2.0], [-1, -1], num_groups=0), np.zeros((2, 0))),
     "direction": (DirectionMatrix(GROUPS, Dense(S)), np.hstack([GROUPS_MATRIX, S])),
@@ -59,7 +64,14 @@ OPERATORS: dict[str, tuple[LinearOperator, np.ndarray]] = {
     ),
     "direction, no hyperparameters": (DirectionMatrix(Dense(np.zeros((4, 0))), Diagonal(D)), np.diag(D)),
 }
-SYMMETRIC = {"diagonal", "low rank", "low rank, rank 0", "matrix free, symmetric"}
+SYMMETRIC = {
+    "plus a diagonal",
+    "plus a diagonal, lifted",
+    "diagonal",
+    "low rank",
+    "low rank, rank 0",
+    "matrix free, symmetric",
+}
 
 
 @pytest.mark.parametrize("name", OPERATORS)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lift_core.allocation import free_bytes_of_gpu
+from lift_core.operators import Diagonal, LinearOperator, LowRankPlusDiagonal, MatrixFree
 from lift_core.problem import Batch, BilevelProblem, Point
 
 _RTOL = 0.02  # bfloat16 rounds to 0.004; a wrong product misses by its own size
@@ -60,6 +61,56 @@ def check_products(problem: BilevelProblem, point: Point, batch: Batch, *, seed:
             f"training_hessian: its products are not a symmetric linear map: asymmetry {asymmetry:.2g}, departure "
             f"from linearity {bend:.2g}, relative to their size; {_RTOL} is allowed"
         )
+
+
+def check_hessian(who: str, hessian: object, like: Tensor, *, seed: int = 0) -> None:
+    """What a model gives for H is a symmetric n x n operator of finite float64, tried on a random pair of vectors.
+
+    The pair is left out where there is nothing to learn, and for a `MatrixFree`, whose products may cost passes over
+    the data; the first of those that an LP needs is looked at by `require_product`.
+
+    Raises:
+        TypeError: if it is no operator.
+        ValueError: if it has another shape or device, carries a graph, or its products are wrong.
+    """
+    if not isinstance(hessian, LinearOperator):
+        raise TypeError(f"{who}: expected a LinearOperator, got {type(hessian).__name__}; Dense makes one of a matrix")
+    n = len(like)
+    if tuple(hessian.shape) != (n, n) or hessian.device.type != like.device.type:
+        raise ValueError(
+            f"{who}: expected shape {(n, n)} on {like.device}, got {tuple(hessian.shape)} on {hessian.device}"
+        )
+    if any(isinstance(part, Tensor) and part.requires_grad for part in vars(hessian).values()):
+        raise ValueError(f"{who}: expected tensors without a graph, got some that require gradients; detach them")
+    if type(hessian) in (Diagonal, LowRankPlusDiagonal, MatrixFree):
+        return
+    generator = torch.Generator().manual_seed(seed)
+    u, v = (torch.randn(n, generator=generator, dtype=torch.float64).to(like.device) for _ in range(2))
+    hu, hv = hessian.matvec(u), hessian.matvec(v)
+    for product in (hu, hv):
+        require_product(who, product, like)
+    asymmetry = abs(float(u @ hv - v @ hu)) / (float(hu.norm() + hv.norm()) + 1e-300)
+    if not asymmetry <= _RTOL:
+        raise ValueError(
+            f"{who}: expected a symmetric operator, got asymmetry {asymmetry:.2g}, relative to its size; "
+            f"{_RTOL} is allowed"
+        )
+
+
+def require_product(who: str, product: Tensor, like: Tensor) -> None:
+    """Refuse a product with H that is not a vector of finite float64, like the weights, without a graph.
+
+    Raises:
+        ValueError: naming ``who``.
+    """
+    if product.shape != like.shape or product.dtype != torch.float64 or product.requires_grad:
+        graph = " with a graph" if product.requires_grad else ""
+        raise ValueError(
+            f"{who}: expected products that are float64 of shape {tuple(like.shape)} without a graph, got "
+            f"{product.dtype} of shape {tuple(product.shape)}{graph}"
+        )
+    if not torch.isfinite(product).all():
+        raise ValueError(f"{who}: expected finite products with finite vectors, got NaN or inf")
 
 
 def available_bytes(device: torch.device) -> int:

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from lift_core.curvature.guard import available_bytes, check_products, check_two_passes
+from lift_core.curvature.guard import available_bytes, check_hessian, check_products, check_two_passes
 from lift_core.metering import Cost, Metered
-from lift_core.operators import Dense, Diagonal, LinearOperator, LowRankPlusDiagonal, MatrixFree
+from lift_core.operators import Dense, Diagonal, LinearOperator, LowRankPlusDiagonal, MatrixFree, PlusDiagonal
 from lift_core.problem import Batch, BilevelProblem, Point
 
 Definiteness = Literal["raw", "clamped", "absolute"]
@@ -145,7 +145,9 @@ def build_curvature(
     more: a model may differentiate the losses by itself, which no meter sees.
 
     Raises:
-        ValueError: if the model's arrays would not fit in memory.
+        TypeError: if the model returns no `Curvature` of an operator.
+        ValueError: if the model's arrays would not fit in memory, or what it returns is no symmetric matrix of finite
+            numbers, see `check_hessian`.
         NondeterministicError: if two passes over the data, or the products, contradict each other.
     """
     require_memory(model, len(point.weights), point.weights.device)
@@ -158,23 +160,32 @@ def build_curvature(
         check_two_passes(problem, point, chosen)
         if model.uses_products:
             check_products(problem, point, view.batches[0], seed=seed)
-    built = _metered_curvature(model, view)
+    built = _data_curvature(model, view)
+    check_hessian(f"{type(model).__name__}.data_curvature, hessian", built.hessian, point.weights, seed=seed)
     if problem.regularizer is None:
         return built
     diagonal = problem.regularizer.hessian(point.hyper, point.weights).diagonal
     return replace(built, hessian=add_diagonal(built.hessian, diagonal))
 
 
-def _metered_curvature(model: CurvatureModel, view: CurvatureView) -> Curvature:
-    """What the model returns, charged as `build_curvature` says."""
-    problem = view.problem
-    if not isinstance(problem, Metered):
-        return model.data_curvature(view)
-    before = problem.cost
+def _data_curvature(model: CurvatureModel, view: CurvatureView) -> Curvature:
+    """What the model returns, its values as floats, charged as `build_curvature` says."""
+    problem, who = view.problem, f"{type(model).__name__}.data_curvature"
+    before = problem.cost if isinstance(problem, Metered) else Cost()
     built = model.data_curvature(view)
-    share = sum(map(problem.batch_size, view.batches)) / problem.num_examples("train")
-    problem.spend_at_least(Cost(gradients=share * built.num_gradients, hvps=share * built.num_hvps), since=before)
-    return built
+    if not isinstance(built, Curvature):  # pyright: ignore[reportUnnecessaryIsInstance]  (it is the user's)
+        raise TypeError(f"{who}: expected a Curvature(hessian, smallest, largest), got {type(built).__name__}")
+    values: dict[str, float | None] = {}
+    for name in ("smallest", "largest", "bulk", "bulk_error"):
+        value = getattr(built, name)
+        try:
+            values[name] = None if value is None else value.item() if isinstance(value, Tensor) else float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{who}, {name}: expected a number, got {value!r:.200}") from None
+    if isinstance(problem, Metered):
+        share = sum(map(problem.batch_size, view.batches)) / problem.num_examples("train")
+        problem.spend_at_least(Cost(gradients=share * built.num_gradients, hvps=share * built.num_hvps), since=before)
+    return replace(built, **values)
 
 
 def require_memory(model: CurvatureModel, n: int, device: torch.device) -> None:
@@ -200,13 +211,15 @@ def add_diagonal(operator: LinearOperator, diagonal: Float64[Tensor, " n"]) -> L
             return LowRankPlusDiagonal(
                 diagonal=operator.diagonal + diagonal, factor=operator.factor, core=operator.core
             )
-        case _:
+        case MatrixFree():
             return MatrixFree(
                 operator.shape[0],
                 lambda x: operator.matvec(x) + diagonal * x,
                 matmat=lambda x: operator.matmat(x) + diagonal[:, None] * x,
                 device=operator.device,
             )
+        case _:
+            return PlusDiagonal(operator, diagonal)
 
 
 def make_definite(values: Tensor, definiteness: Definiteness) -> Tensor:

@@ -6,7 +6,7 @@ stands for the constraint matrix ``[J  H]`` of a direction LP. An operator that 
 """
 
 from lift_core.operators.base import DENSE_LIMIT, Lifted, LinearOperator, require_finite
-from lift_core.operators.factored import DirectionMatrix, GroupColumns, LowRankPlusDiagonal, pull
+from lift_core.operators.factored import DirectionMatrix, GroupColumns, LowRankPlusDiagonal, PlusDiagonal, pull
 from lift_core.operators.plain import Dense, Diagonal, MatrixFree, Sparse, as_operator
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "LinearOperator",
     "LowRankPlusDiagonal",
     "MatrixFree",
+    "PlusDiagonal",
     "Sparse",
     "as_operator",
     "pull",

@@ -81,6 +81,43 @@ class LowRankPlusDiagonal(LinearOperator):
         return Lifted(sp.csr_matrix(sp.bmat(blocks)), int(k))
 
 
+class PlusDiagonal(LinearOperator):
+    """``A + diag(d)`` for a square operator of any kind, which keeps the forms that A has.
+
+    >>> from lift_core.operators import Sparse
+    >>> PlusDiagonal(Sparse(sp.eye(2)), torch.tensor([1.0, 2.0]).double()).to_dense().tolist()
+    [[2.0, 0.0], [0.0, 3.0]]
+    """
+
+    def __init__(self, operator: LinearOperator, diagonal: Float64[Tensor, " n"]) -> None:
+        self.operator, self.diagonal = operator, diagonal
+        self.shape, self.device = operator.shape, operator.device
+
+    def matvec(self, x: Tensor) -> Tensor:
+        return self.operator.matvec(x) + self.diagonal * x
+
+    def rmatvec(self, y: Tensor) -> Tensor:
+        return self.operator.rmatvec(y) + self.diagonal * y
+
+    def matmat(self, x: Tensor) -> Tensor:
+        return self.operator.matmat(x) + self.diagonal[:, None] * x
+
+    def rmatmat(self, y: Tensor) -> Tensor:
+        return self.operator.rmatmat(y) + self.diagonal[:, None] * y
+
+    def dense_rows(self, rows: slice | Int64[Tensor, " r"]) -> Tensor:
+        block, place = self.operator.dense_rows(rows), torch.arange(self.shape[0], device=self.device)[rows]
+        return block.scatter_add(1, place[:, None], self.diagonal[place][:, None])
+
+    def to_dense(self, limit: int = DENSE_LIMIT) -> Tensor:
+        return self.operator.to_dense(limit) + torch.diag(self.diagonal)
+
+    def lifted(self, limit: int = DENSE_LIMIT) -> Lifted:
+        matrix, k = self.operator.lifted(limit)
+        added = np.concatenate([self.diagonal.cpu().numpy(), np.zeros(k)])
+        return Lifted(sp.csr_matrix(matrix + sp.diags(added)), k)
+
+
 class GroupColumns(LinearOperator):
     """n x p matrix with at most one entry a row: row i holds ``values[i]`` in column ``group_of[i]``.
 

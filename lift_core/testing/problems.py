@@ -42,7 +42,7 @@ def check_problem(
     check_description(problem)
     check_data(problem)
     if point is None:
-        point = _nearby(problem, generator)
+        point = nearby(problem, generator)
     checks = _DerivativeChecks(problem, point, rtol, num_directions, generator)
     checks.upper_gradient()
     checks.lower_gradient()
@@ -307,7 +307,7 @@ class _DerivativeChecks:
         return Point(self.point.hyper + hyper, self.point.weights + weights)
 
 
-def _nearby(problem: BilevelProblem, generator: torch.Generator) -> Point:
+def nearby(problem: BilevelProblem, generator: torch.Generator) -> Point:
     """The initial point with weights moved by a hundredth: off stationary points, where zero gradients hide errors."""
     start = problem.initial_point()
     noise = torch.randn(len(start.weights), dtype=torch.float64, generator=generator).to(start.weights.device)
