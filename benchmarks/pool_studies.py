@@ -3,7 +3,8 @@
 A method that stands in several files is pooled over its seeds, exactly: mean and sample standard deviation are those of
 all runs together. "LiFT ahead by" is taken anew over the seeds that a method and the variant with the controls have in
 common, whichever files they came from. Runs of one setting and variant must agree in all their settings but the seed
-and those of ``--ignore``, which the pooled file names. Exits with 1 if a run failed; the tables name it.
+and those of ``--ignore``, which the pooled file names, as it does the commits where runs know them. Exits with 1 if a
+run failed; the tables name it.
 
 Example:
     python benchmarks/pool_studies.py runs/a/study.json runs/b/study.json --out docs/results/language.json
@@ -67,6 +68,7 @@ def pooled(studies: Sequence[Study], ignore: Sequence[str] = ()) -> dict[str, An
     studies = sorted(studies, key=lambda study: not any(has_controls(cell) for cell in study["cells"]))
     cells = [cell for study in studies for cell in study["cells"]]
     _require_one_of_each(cells, ignored)
+    commits = sorted({made["commit"] for cell in cells if "commit" in (made := cell.get("provenance", {}))})
     rows = list(_pooled_rows(Row.from_json(row) for study in studies for row in study["rows"]))
     settings = list(dict.fromkeys(row.setting for row in rows))
     together = sorted(_with_leads(rows, cells), key=lambda row: settings.index(row.setting))
@@ -76,6 +78,7 @@ def pooled(studies: Sequence[Study], ignore: Sequence[str] = ()) -> dict[str, An
         "cells": cells,
         "versions": studies[0]["versions"],
         "ignored": ignored,
+        **({"commits": commits} if commits else {}),
     }
 
 

@@ -91,6 +91,9 @@ def test_what_does_not_belong_together_is_refused() -> None:
     with pytest.raises(ValueError, match="s_lift_1 differs from other seeds in kappa"):
         pool_studies.pooled([first, second])
     both = pool_studies.pooled([first, second], ["kappa"])
+    assert "commits" not in both
+    first["cells"][0]["provenance"], second["cells"][0]["provenance"] = {"commit": "b"}, {"commit": "a"}
+    assert pool_studies.pooled([first, second], ["kappa"])["commits"] == ["a", "b"]
     assert both["ignored"] == ["kappa"] and pool_studies.pooled([both])["ignored"] == ["kappa"]
     told = to_markdown([Row.from_json(row) for row in both["rows"]], both["cells"])
     assert told.endswith("* A setting of LiFT that differs by seed: kappa, not set (seeds 0, 4), 0.5 (seed 1)")

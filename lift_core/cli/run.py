@@ -23,6 +23,7 @@ from lift_core.cli.saving import SavingBackend
 from lift_core.cli.select import SELECTION, make_selector, selection_progress
 from lift_core.cli.settings import CONFIG, RunSettings, read_config, resolve, write_config
 from lift_core.problem import BilevelProblem
+from lift_core.provenance import provenance
 from lift_core.records import CHECKPOINT, CheckpointError, SearchStatus, write_atomically
 from lift_core.selection import Selection, apply_selection
 
@@ -102,6 +103,7 @@ def run(
 def _execute(folder: Path, settings: RunSettings, problem: BilevelProblem, *, quiet: bool, save_lps: bool) -> int:
     """Run to the end, or to an interruption; the exit code."""
     torch.set_num_threads(settings.threads)
+    made_by = provenance()
     search = settings.search()
     if save_lps:
         search = replace(search, backend=SavingBackend(inner=search.backend, folder=folder / LPS))
@@ -114,7 +116,7 @@ def _execute(folder: Path, settings: RunSettings, problem: BilevelProblem, *, qu
             result = search.run(problem, folder=folder, on_progress=None if quiet else display)
         from lift_core.report import render_report, report_document, to_json_text  # matplotlib takes a second to import
 
-        document = report_document(result, problem, search, settings=settings.to_json())
+        document = report_document(result, problem, search, settings=settings.to_json(), provenance=made_by)
         write_atomically(folder / RESULT, to_json_text(document))
         write_atomically(folder / REPORT, render_report(document))
     except KeyboardInterrupt:

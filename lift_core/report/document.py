@@ -24,16 +24,19 @@ def report_document(
     search: LocalSearch,
     *,
     settings: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that is known about a run, as JSON values; NaN and inf become null.
 
     Args:
         settings: what the user asked for, as JSON values; shown as it is.
+        provenance: of `lift_core.provenance`, taken when the run began.
     """
     document = result.to_json() | {
         "problem": _describe_problem(problem),
         "search": _describe_search(search, problem),
         "settings": dict(settings or {}),
+        "provenance": dict(provenance or {}),
         "versions": {"lift-bilevel": lift_version(), "torch": torch.__version__},
         "hyper": _hyper_rows(result, problem),
         "methods": [_with_metric(method, problem) for method in result.methods],

@@ -15,7 +15,7 @@ from lift_core.report.svg import ACCENT, INK, MUTED, inline_svg, log_axis, plain
 from lift_core.report.tables import Cell, number, seconds, table, text_cell
 from lift_core.study import Outcome, Row, Spread, summarize
 from lift_core.study.notes import remarks
-from lift_core.study.summary import interval, lead_seeds, method_label
+from lift_core.study.summary import interval, lead_seeds, measures, method_label
 
 Document = Mapping[str, Any]
 
@@ -30,8 +30,9 @@ def study_document(outcomes: Sequence[Outcome], *, plan: str) -> dict[str, Any]:
     cells = [
         outcome.cell.to_json()
         | {"name": outcome.cell.name, "error": outcome.error}
+        | measures(outcome.document)
         | {
-            "test": _test_metrics(outcome.document),
+            "provenance": {} if outcome.document is None else outcome.document.get("provenance", {}),
             "seconds": _seconds(outcome.document),
             "seconds_without_controls": _seconds(outcome.document, methods=2),
         }
@@ -50,10 +51,6 @@ def study_document(outcomes: Sequence[Outcome], *, plan: str) -> dict[str, Any]:
 def render_study(document: Document) -> str:
     """The page. Equal documents give equal pages."""
     return page(f"Study: {document['plan']}", _body(document), document)
-
-
-def _test_metrics(document: Mapping[str, Any] | None) -> dict[str, float]:
-    return {} if document is None else {row["method"]: row["metric"]["test"] for row in document["methods"]}
 
 
 def _seconds(document: Mapping[str, Any] | None, methods: int | None = None) -> float | None:

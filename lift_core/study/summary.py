@@ -97,6 +97,17 @@ def summarize(outcomes: Iterable[Outcome]) -> list[Row]:
     ]
 
 
+def measures(document: Mapping[str, Any] | None) -> dict[str, dict[str, float | None]]:
+    """What a run gives again on any machine: metrics and counted passes, by method; empty for a run that failed."""
+    methods = [] if document is None else document["methods"]
+    return {
+        "test": {record["method"]: record["metric"]["test"] for record in methods},
+        "validation": {record["method"]: record["metric"]["selection"] for record in methods},
+        "gradients": {record["method"]: record["cost"]["gradients"] for record in methods},
+        "products": {record["method"]: record["cost"]["hvps"] for record in methods},
+    }
+
+
 def difference(row: Row) -> str:
     """``ahead`` with its sign; empty where there is none."""
     if row.ahead is None:
