@@ -16,7 +16,9 @@ import pytest
 from lift_core.cli import main
 from lift_core.cli.folders import alone_in
 from lift_core.cli.settings import RunSettings
+from lift_core.cli.study import _agree
 from lift_core.presets import PRESETS
+from lift_core.provenance import cpu_name, describe_commit
 from lift_core.records import without_times
 from lift_core.report import render_study, study_document
 from lift_core.study import PLANS, Cell, Outcome, make_plan, run_study, summarize, to_markdown
@@ -167,11 +169,13 @@ def test_the_command_writes_table_json_and_page_and_check_repeats_a_cell(
     table, stored = (tmp_path / "study.md").read_text(), tmp_path / "study.json"
     assert table.strip() in shown.out and "1/1 a-quadratic_lift_4" in shown.err
     assert "<svg" in (tmp_path / "study.html").read_text()
-    assert main(["study", "--check", str(stored), "--within", "0", "--quiet"]) == 0
-    assert "nothing checked" in capsys.readouterr().out
+    assert main(["study", "--check", str(stored), "--within", "0", "--quiet"]) == 1
+    assert "nothing checked" in capsys.readouterr().err
     assert main(["study", "--check", str(stored), "--quiet"]) == 0
-    assert "DIFFERS" not in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "DIFFERS" not in said and "numbers compared: test, validation, gradients, products" in said
     document = json.loads(stored.read_text())
+    assert document["cells"][0]["provenance"]["machine"]["threads"] == 1
     assert 0 < document["cells"][0]["seconds_without_controls"] < document["cells"][0]["seconds"]
     document["cells"][0] |= {"seconds": 3600.0, "seconds_without_controls": 60.0}
     stored.write_text(json.dumps(document))
@@ -185,6 +189,49 @@ def test_the_command_writes_table_json_and_page_and_check_repeats_a_cell(
     assert main(["study", "--check", str(stored), "--quiet"]) == 1
     said = capsys.readouterr().out
     assert "DIFFERS" in said and "random search" not in said
+
+
+@pytest.mark.parametrize(
+    ("stored", "now", "said"),
+    [
+        ({"LiFT": 1.0}, {"LiFT": 1.004, "newer": 9.0}, None),
+        ({"LiFT": 1.0}, {"LiFT": 1.006}, "LiFT                     test stored 1, now 1.006  DIFFERS"),
+        ({"LiFT": 1.0, "grid search": 2.0}, {"LiFT": 1.0}, "test stored 2, now none  MISSING"),
+        ({"LiFT": 1.0, "grid search": None}, {"LiFT": 1.0}, "test stored none, now none  MISSING"),
+        ({"LiFT": 1.0, "grid search": None}, {"LiFT": 1.0, "grid search": None}, None),
+        ({"LiFT": 1.0, "grid search": None}, {"LiFT": 1.0, "grid search": 2.0}, "stored none, now 2  DIFFERS"),
+        ({"LiFT": 1.0, "grid search": 2.0}, {"LiFT": 1.0, "grid search": None}, "stored 2, now none  DIFFERS"),
+        ({"LiFT": None}, {"LiFT": None}, "no number to compare"),
+        ({}, {"LiFT": 1.0}, "no number to compare"),
+    ],
+)
+def test_a_check_finds_every_stored_number_again(
+    stored: dict, now: dict, said: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _agree({"test": stored}, {"test": now}, 5e-3) == (said is None)
+    assert said is None or said in "".join(capsys.readouterr())
+
+
+def test_a_check_compares_costs_where_they_are_stored(capsys: pytest.CaptureFixture[str]) -> None:
+    now = {"test": {"LiFT": 1.0}, "gradients": {"LiFT": 4.0}, "products": {"LiFT": 0.0}}
+    assert _agree({"test": {"LiFT": 1.0}, "products": {"LiFT": 0.0}}, now, 0.0)
+    assert not _agree({"test": {"LiFT": 1.0}, "gradients": {"LiFT": 3.0}}, now, 5e-3)
+    assert "gradients stored 3, now 4  DIFFERS" in capsys.readouterr().out
+
+
+def test_a_commit_is_that_of_the_checkout_itself(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a"]
+    (tmp_path / "file").write_text("1")
+    for words in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *words], check=True)
+    commit = describe_commit(tmp_path)
+    assert commit is not None and re.fullmatch("[0-9a-f]{7,}", commit)
+    (tmp_path / "file").write_text("2")
+    assert describe_commit(tmp_path) == f"{commit}-dirty"
+    (tmp_path / "site-packages").mkdir()
+    assert describe_commit(tmp_path / "site-packages") is None
+    (tmp_path / "cpuinfo").write_text("processor : 0\nmodel name : A 1 @ 2GHz\n")
+    assert cpu_name(tmp_path / "cpuinfo") == "A 1 @ 2GHz" and cpu_name(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import math
 import os
 import random
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,8 @@ from lift_core.cli.folders import alone_in
 from lift_core.cli.options import MAX_SEED
 from lift_core.records import write_atomically
 from lift_core.study import PLANS, Cell, Outcome, make_plan, run_study, summarize, to_markdown
+from lift_core.study.notes import LIFT, has_controls
+from lift_core.study.summary import measures
 
 STUDY, TABLE, PAGE = "study.json", "study.md", "study.html"
 EXAMPLE = "Example: lift study small --seeds 2 --only ridge --out runs/ridge"
@@ -108,33 +111,23 @@ _SECONDS = ("seconds", "seconds_without_controls")
 
 
 def _check(path: Path, rtol: float, within: float, console: Console) -> int:
-    """Run one cell of a stored study again; 1 if a test metric differs by more than ``rtol``.
+    """Run one cell of a stored study again; 1 if a number differs by more than ``rtol``, is missing, or none is there.
 
     It is drawn from those that took at most ``within`` minutes, with their controls or, if these took longer, without
-    them; a study that has none is named and passed over.
+    them.
     """
     if not 0 <= rtol < math.inf:
         raise ValueError(f"--rtol: expected a number of at least 0, got {rtol}")
     if not within >= 0:
         raise ValueError(f"--within: expected a number of minutes of at least 0, got {within}")
-    try:
-        cells = list(json.loads(path.read_text(encoding="utf-8"))["cells"])
-        stored: list[dict[str, Any]] = [
-            {key: cell[key] for key in (*_OF_CELL, "test")}
-            | {key: float(cell.get(key, cell["seconds"])) for key in _SECONDS}
-            for cell in cells
-            if cell["test"] and cell["settings"]["problem"]
-        ]
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"--check: expected a {STUDY} of lift study, got {path} ({error!r})") from error
-    if not stored:
-        raise ValueError(f"--check: expected at least one finished cell, got none in {path}")
+    stored = _stored(path)
     whole, alone = _SECONDS
     quick = [cell for cell in stored if cell[alone] <= 60 * within]
     if not quick:
         fastest = min(cell[alone] for cell in stored) / 60
-        typer.echo(f"{path}: nothing checked; the fastest cell took {fastest:.2g} minutes, --within is {within:g}")
-        return 0
+        wanted = f"the fastest cell took {fastest:.2g} minutes, --within is {within:g}"
+        typer.echo(f"{path}: nothing checked; {wanted}", err=True)
+        return 1
     chosen = random.SystemRandom().choice(quick)
     cell = Cell(**{key: chosen[key] for key in _OF_CELL})
     typer.echo(f"{path}: {cell.setting} | {cell.variant} | seed {cell.seed}")
@@ -146,12 +139,55 @@ def _check(path: Path, rtol: float, within: float, console: Console) -> int:
     if outcome.document is None:
         typer.echo(f"failed: {outcome.error}", err=True)
         return 1
-    wrong = 0
-    for row in outcome.document["methods"]:
-        if row["method"] not in chosen["test"]:
-            continue  # a control that is newer than the table
-        before, now = chosen["test"][row["method"]], row["metric"]["test"]
-        differs = abs(now - before) > rtol * abs(before)
-        wrong += differs
-        typer.echo(f"  {row['method']:24} stored {before:.6g}, now {now:.6g}{'  DIFFERS' if differs else ''}")
-    return 1 if wrong else 0
+    expected = {kind: dict(chosen["measures"][kind]) for kind in chosen["measures"]}
+    if not has_controls(cell.to_json()):
+        expected = {kind: {name: of[name] for name in ("before", LIFT) if name in of} for kind, of in expected.items()}
+    return 0 if _agree(expected, measures(outcome.document), rtol) else 1
+
+
+def _stored(path: Path) -> list[dict[str, Any]]:
+    """The finished cells of a study.json, with the measures that they have."""
+    try:
+        cells = list(json.loads(path.read_text(encoding="utf-8"))["cells"])
+        stored: list[dict[str, Any]] = [
+            {key: cell[key] for key in _OF_CELL}
+            | {key: float(cell.get(key, cell["seconds"])) for key in _SECONDS}
+            | {"measures": {kind: dict(cell[kind]) for kind in measures(None) if kind in cell}}
+            for cell in cells
+            if cell["test"] and cell["settings"]["problem"]
+        ]
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ValueError(f"--check: expected a {STUDY} of lift study, got {path} ({error!r})") from error
+    if not stored:
+        raise ValueError(f"--check: expected at least one finished cell, got none in {path}")
+    return stored
+
+
+_Measures = Mapping[str, Mapping[str, float | None]]
+
+
+def _agree(stored: _Measures, now: _Measures, rtol: float) -> bool:
+    """Whether every stored number is there again; says which are not. A method that is newer than the table is none."""
+    compared = wrong = 0
+    for kind, by_method in stored.items():
+        for method, before in by_method.items():
+            found = now[kind].get(method)
+            if method not in now[kind]:
+                said = "  MISSING"
+            elif before is None or found is None:
+                said = "" if before is found else "  DIFFERS"
+            else:
+                compared += 1
+                said = "  DIFFERS" if abs(found - before) > rtol * abs(before) else ""
+            wrong += bool(said)
+            if said or kind == "test":
+                typer.echo(f"  {method:24} {kind} stored {_shown(before)}, now {_shown(found)}{said}")
+    if not compared:
+        typer.echo("nothing checked: there was no number to compare", err=True)
+    else:
+        typer.echo(f"  {compared} numbers compared: {', '.join(stored)}")
+    return compared > 0 and wrong == 0
+
+
+def _shown(value: float | None) -> str:
+    return "none" if value is None else f"{value:.6g}"
