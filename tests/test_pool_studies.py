@@ -179,21 +179,30 @@ def test_a_summary_names_the_seeds_of_a_lead_and_what_has_no_number() -> None:
     ]
 
 
-def test_raised_strengths_are_counted_by_block_and_tensor() -> None:
-    def run(*after: float) -> dict[str, Any]:
+def test_moved_strengths_are_counted_by_block_and_tensor(tmp_path: Path) -> None:
+    def run(*after: float, before: float = 0.0) -> dict[str, Any]:
         names = ("h.0.attn.bias", "h.0.mlp.bias", "h.1.mlp.bias")
-        return {"hyper": [{"name": n, "before": 0.0, "after": value} for n, value in zip(names, after, strict=True)]}
+        return {"hyper": [{"name": n, "before": before, "after": value} for n, value in zip(names, after, strict=True)]}
 
-    counts = found_strengths.raised([run(1.0, -1.0, 0.0), run(2.0, 1.0, -1.0)])
-    assert counts == {(0, "attn.bias"): 2, (0, "mlp.bias"): 1, (1, "mlp.bias"): 0}
-    assert "| attn.bias | 2 |  |" in found_strengths.table(counts, 2) and "of 2 runs" in found_strengths.table(
+    counts = found_strengths.moves([run(1.0, -1.0, 0.0), run(2.0, 1.0, -1.0)])
+    assert counts == {(0, "attn.bias"): (2, 0, 0), (0, "mlp.bias"): (1, 1, 0), (1, "mlp.bias"): (0, 1, 1)}
+    assert "| attn.bias | 2 / 0 / 0 |  |" in found_strengths.table(counts, 2) and "of 2 runs" in found_strengths.table(
         counts, 2
     )
     other = {"hyper": [{"name": "weight 0", "before": 0.0, "after": 1.0}]}
     with pytest.raises(ValueError, match="same strengths"):
-        found_strengths.raised([run(1.0, 1.0, 1.0), other])
+        found_strengths.moves([run(1.0, 1.0, 1.0), other])
+    with pytest.raises(ValueError, match="same initial strengths"):
+        found_strengths.moves([run(1.0, 1.0, 1.0), run(1.0, 1.0, 1.0, before=0.5)])
     with pytest.raises(ValueError, match="tensors of blocks"):
-        found_strengths.raised([other])
+        found_strengths.moves([other])
+    for number, variant in enumerate(("LiFT", "published recipe")):
+        folder = tmp_path / "cells" / variant
+        folder.mkdir(parents=True)
+        (folder / "cell.json").write_text(json.dumps({"setting": "all blocks", "variant": variant}))
+        (folder / "result.json").write_text(json.dumps(run(number, number, number)))
+    assert found_strengths.read_results(tmp_path, "all", "published recipe") == [run(1, 1, 1)]
+    assert not found_strengths.read_results(tmp_path, "last", "LiFT")
 
 
 @pytest.mark.parametrize("what", ["gradients", "validation"])
