@@ -210,10 +210,23 @@ def test_every_method_stands_at_what_it_spent_or_at_its_validation_metric(what: 
     rows = summarize([*OUTCOMES, PUBLISHED])
     drawn = study_figure.draw_against([*rows, *(replace(row, setting="other") for row in rows)], what)
     assert [axes.get_title() for axes in drawn.axes if axes.get_visible()] == ["s", "other"]
-    assert [text.get_text() for text in drawn.legends[0].get_texts()] == [row.method for row in rows]
+    assert [text.get_text() for text in drawn.legends[0].get_texts()] == [
+        *(row.method for row in rows),
+        "hollow: one seed",
+    ]
     for row, bars in zip(rows, drawn.axes[0].containers, strict=True):
         spent = SPENT["gradients"] + 2 * SPENT["hvps"]
         expected = row.validation.mean if what == "validation" else spent
         assert bars.get_label() == row.method
         assert bars[0].get_xydata().tolist() == [[expected, row.test.mean]]
+    study_figure.plt.close(drawn)
+
+
+def test_leads_are_grey_where_their_interval_holds_0_and_hollow_with_one_seed() -> None:
+    rows = summarize([*OUTCOMES, PUBLISHED])
+    drawn = study_figure.draw_leads([*rows, *(replace(row, setting="other") for row in rows if row.seeds != (1,))])
+    before, grid, published = drawn.axes[0].containers
+    assert before[0].get_color() == study_figure.OURS and before[0].get_markerfacecolor() == study_figure.OURS
+    assert grid[0].get_color() == study_figure.OPEN and published[0].get_markerfacecolor() == "white"
+    assert [text.get_text() for text in drawn.axes[1].texts] == ["not run"]
     study_figure.plt.close(drawn)
