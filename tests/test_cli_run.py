@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -226,16 +228,32 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-def another_size(path: Path) -> None:
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def rewritten(path: Path, *, change: Callable[[torch.Tensor], torch.Tensor] = torch.clone, **facts: Any) -> None:
+    """As a version before there was a hash would have written it."""
     with safe_open(path, "pt") as file:
-        tensors, described = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-    save_file({name: tensor[:-1].clone() for name, tensor in tensors.items()}, path, described)
+        tensors, plain = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()["state"]  # noqa: SIM118
+    changed = {name: change(tensor) for name, tensor in tensors.items()}
+    save_file(changed, path, {"state": json.dumps(json.loads(plain) | facts)})
 
 
 DAMAGES = (
     (CHECKPOINT, damage_half, "damaged or not a LiFT checkpoint"),
     (CHECKPOINT, empty, "damaged or not a LiFT checkpoint"),
-    (CHECKPOINT, another_size, "hyperparameters, got another number"),
+    (CHECKPOINT, flipped, "damaged or not a LiFT checkpoint (its content does not have the hash"),
+    (CHECKPOINT, partial(rewritten, change=lambda t: t[:-1].clone()), "hyperparameters, got another number"),
+    (CHECKPOINT, partial(rewritten, change=lambda t: t[None].clone()), "damaged or not a LiFT checkpoint ("),
+    (CHECKPOINT, partial(rewritten, first_losses=[]), "damaged or not a LiFT checkpoint ("),
+    (CHECKPOINT, partial(rewritten, steps=[{}]), "damaged or not a LiFT checkpoint (steps: a record lacks accepted"),
+    (CHECKPOINT, partial(rewritten, warmup=[{}]), "damaged or not a LiFT checkpoint (warmup: a record lacks epoch"),
+    (CHECKPOINT, partial(rewritten, steps="abc"), "damaged or not a LiFT checkpoint ("),
+    (CHECKPOINT, partial(rewritten, cost={"hvps": "x"}), "damaged or not a LiFT checkpoint ("),
+    (CHECKPOINT, partial(rewritten, counters={"steps": "x"}), "damaged or not a LiFT checkpoint ("),
     ("config.json", damage_half, "damaged or not written by lift run"),
     ("config.json", Path.unlink, "there is no run to resume"),
 )
@@ -273,6 +291,14 @@ def test_a_folder_in_which_nothing_was_computed_is_free(tmp_path: Path, capsys: 
     assert "Fisher" in capsys.readouterr().err
     assert (tmp_path / "config.json").exists() and not (tmp_path / CHECKPOINT).exists()
     assert run(*QUADRATIC, "--out", str(tmp_path)) == 0
+
+
+def test_a_checkpoint_without_a_hash_is_resumed(finished: Path, tmp_path: Path) -> None:
+    for name in ("config.json", CHECKPOINT):
+        (tmp_path / name).write_bytes((finished / name).read_bytes())
+    rewritten(tmp_path / CHECKPOINT)
+    assert run("--resume", str(tmp_path), "--quiet") == 0
+    assert without_times(read(tmp_path)) == without_times(read(finished))
 
 
 def test_half_written_files_of_a_crash_do_no_harm(finished: Path, tmp_path: Path) -> None:
