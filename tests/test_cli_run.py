@@ -242,6 +242,10 @@ def rewritten(path: Path, *, change: Callable[[torch.Tensor], torch.Tensor] = to
     save_file(changed, path, {"state": json.dumps(json.loads(plain) | facts)})
 
 
+def settled(path: Path, **settings: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
 DAMAGES = (
     (CHECKPOINT, damage_half, "damaged or not a LiFT checkpoint"),
     (CHECKPOINT, empty, "damaged or not a LiFT checkpoint"),
@@ -254,6 +258,12 @@ DAMAGES = (
     (CHECKPOINT, partial(rewritten, steps="abc"), "damaged or not a LiFT checkpoint ("),
     (CHECKPOINT, partial(rewritten, cost={"hvps": "x"}), "damaged or not a LiFT checkpoint ("),
     (CHECKPOINT, partial(rewritten, counters={"steps": "x"}), "damaged or not a LiFT checkpoint ("),
+    ("config.json", partial(settled, threads=1.5), "threads=1.5: RunSettings wants a whole number, got 1.5"),
+    ("config.json", partial(settled, threads=99999), "--threads: expected a number from 1 to 1024, got 99999"),
+    ("config.json", partial(settled, problem=5), "problem=5: RunSettings wants a text, got 5"),
+    ("config.json", partial(settled, rounds="x"), "rounds=x: RunSettings wants a whole number, got 'x'"),
+    ("config.json", partial(settled, slack=["x"]), "slack=['x']: RunSettings wants a list in brackets"),
+    ("config.json", partial(settled, problem_options=[1]), 'RunSettings wants an object {"NAME": any value, ...}'),
     ("config.json", damage_half, "damaged or not written by lift run"),
     ("config.json", Path.unlink, "there is no run to resume"),
 )

@@ -117,11 +117,11 @@ def _fits(value: object, hint: Any) -> bool:
         return value in parts
     if kind in (Union, types.UnionType):
         return any(_fits(value, part) for part in parts)
-    if kind in (Sequence, list) and parts:
+    if (kind in (Sequence, list) and parts) or (kind is tuple and ... in parts):
         return isinstance(value, list) and all(_fits(entry, parts[0]) for entry in value)
     if kind is tuple and parts and ... not in parts:
         return isinstance(value, list) and len(value) == len(parts) and all(map(_fits, value, parts))
-    if kind is Mapping and parts:
+    if kind in (Mapping, dict) and parts:
         return isinstance(value, dict) and all(_fits(entry, parts[1]) for entry in value.values())
     if hint in (int, float):
         is_number = isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
@@ -141,13 +141,16 @@ def _sentence(hint: Any) -> str:
         return "one of " + ", ".join(map(repr, parts))
     if kind in (Union, types.UnionType):
         return " or ".join(map(_sentence, parts))
-    if kind in (Sequence, list) and parts:
+    if (kind in (Sequence, list) and parts) or (kind is tuple and ... in parts):
         return f"a list in brackets, each of it {_sentence(parts[0])}"
     if kind is tuple and parts and ... not in parts:
         return f"a list of {len(parts)} in brackets: {', '.join(map(_sentence, parts))}"
-    if kind is Mapping and parts:
+    if kind in (Mapping, dict) and parts:
         return f'an object {{"NAME": {_sentence(parts[1])}, ...}}'
-    names = {float: "a number", int: "a whole number", bool: "true or false", str: "a text", types.NoneType: "null"}
+    names: dict[Any, str] = {
+        Any: "any value", float: "a number", int: "a whole number", bool: "true or false", str: "a text",
+        types.NoneType: "null",
+    }  # fmt: skip
     return names.get(hint, str(hint))
 
 

@@ -219,7 +219,9 @@ def read_config(folder: Path) -> RunSettings:
             f"{path}: not found, so there is no run to resume; start one with lift run --out {folder}"
         )
     try:
-        return _from_mapping(json.loads(path.read_text()))
+        values = dict(json.loads(path.read_text(encoding="utf-8")))
+        check_options(CONFIG, RunSettings, values)
+        return _from_mapping(values)
     except (UnicodeDecodeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged or not written by lift run ({error})") from error
 

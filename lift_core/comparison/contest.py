@@ -135,7 +135,7 @@ class Contest:
             record = json.loads(path.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError):
             return None
-        if not isinstance(record, dict) or not _refusal("").keys() <= record.keys():
+        if not isinstance(record, dict) or not _refusal("").keys() <= record.keys() or None in _required(record):
             return None  # damaged, or of an earlier version, which judged less
         return record | {"lp": program.name, "backend": contender.label}
 
@@ -191,6 +191,11 @@ def _refusal(reason: str) -> Facts:
         "seconds",
     )
     return dict.fromkeys(unknown) | {"status": REFUSED, "status_text": reason, "certified": False}
+
+
+def _required(record: Facts) -> list[Any]:
+    """What no cell lacks, however it ended."""
+    return [record.get(key) for key in ("rows", "columns", "options", "rtol", "status", "status_text", "certified")]
 
 
 def _warm_up(backend: LPBackend) -> None:
