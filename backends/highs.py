@@ -96,10 +96,12 @@ class HiGHS(LPBackend):
             raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {self.method!r}")
         if self.presolve not in ("auto", "on", "off"):
             raise ValueError(f"presolve: expected 'auto', 'on' or 'off', got {self.presolve!r}")
-        if self.threads < 0:
-            raise ValueError(f"threads: expected 0 (HiGHS decides) or more, got {self.threads}")
-        if self.iteration_limit is not None and self.iteration_limit < 0:
-            raise ValueError(f"iteration_limit: expected None or at least 0, got {self.iteration_limit}")
+        if not 0 <= self.threads <= 1024:
+            raise ValueError(f"threads: expected a number from 0 (HiGHS decides) to 1024, got {self.threads}")
+        if self.iteration_limit is not None and not 0 <= self.iteration_limit < 2**31:
+            raise ValueError(
+                f"iteration_limit: expected None or a number from 0 to {2**31 - 1}, got {self.iteration_limit}"
+            )
 
     def solve(self, lp: LinearProgram, start: LPStart | None = None) -> BackendAnswer:
         del start  # a point without a basis does not speed the simplex up

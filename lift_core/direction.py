@@ -54,7 +54,8 @@ class TrustBox:
                 raise ValueError(f"{name}: expected a positive number, got {value}")
         if not 0 <= self.kappa <= 1:
             raise ValueError(f"kappa: expected a number in [0, 1], got {self.kappa}")
-        if self.rows != "all" and not (isinstance(self.rows, (int, float)) and 0 < self.rows <= 1):
+        is_number = isinstance(self.rows, (int, float)) and not isinstance(self.rows, bool)
+        if self.rows != "all" and not (is_number and 0 < self.rows <= 1):
             raise ValueError(f"rows: expected 'all' or a share in (0, 1], got {self.rows!r}")
 
     def weight_radii(self, problem: BilevelProblem, point: Point) -> Float64[Tensor, " n"]:

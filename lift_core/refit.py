@@ -45,8 +45,8 @@ class Refit:
             raise ValueError(f"patience: expected at least 1, got {self.patience}")
         if not isinstance(self.reach, (tuple, list)):
             raise TypeError(f"reach: expected a tuple of numbers, got {self.reach!r}")
-        if not all(math.isfinite(multiple) for multiple in self.reach):
-            raise ValueError(f"reach: expected finite multiples of the direction, got {self.reach}")
+        if not all(0 < multiple < math.inf for multiple in self.reach):
+            raise ValueError(f"reach: expected positive multiples of the direction, got {self.reach}")
 
     def best(self, problem: BilevelProblem, here: Situation, moved: Candidate, *, spent: float = 0.0) -> Candidate:
         """The epoch of lowest selection loss of all refits; ``moved`` where none is wanted or λ has no direction.

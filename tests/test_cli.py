@@ -57,7 +57,7 @@ BAD_ARGUMENTS = (
     ("run regression --set num_noise_features=-1", "num_noise_features: expected at least 0, got -1"),
     (f"run {Q} --select 0.5 --select-set max_size=abc", "max_size=abc: Selector wants a whole number or null"),
     (f"run {Q} --seed 99999999999999999999", "--seed"),
-    ("compare --family direction --sizes inf", "--sizes: expected whole numbers of at least 1, got 'inf'"),
+    ("compare --family direction --sizes inf", "--sizes: expected whole numbers from 1 to 1,000,000,000, got 'inf'"),
     (f"run {Q} --backend-set rtoll=1", "--backend-set rtoll=1: HiGHS has no such option"),
     (f"run {Q} --backend-set rtol=small", "--backend-set rtol=small: HiGHS wants a number, got 'small'"),
     (f"run {Q} --backend-set rtol=2", "rtol: expected a number in (0, 1), got 2"),
@@ -76,6 +76,14 @@ BAD_ARGUMENTS = (
     (f"run {Q} --controls-radius 0", "--controls-radius: expected a positive number, got 0.0"),
     (f"run {Q} --weights-radius inf", "weights_radius: expected a positive number, got inf"),
     (f"run {Q} --rows half", "rows: expected 'all' or a share in (0, 1], got 'half'"),
+    (f"run {Q} --rows true", "rows: expected 'all' or a share in (0, 1], got True"),
+    (f"run {Q} --refit-reach 0", "reach: expected positive multiples of the direction, got (0.0,)"),
+    (f"run {Q} --refit-reach -1", "reach: expected positive multiples of the direction, got (-1.0,)"),
+    (f"run {Q} --curvature-set bulk=-1", "bulk: expected 'trace', 'groups', 'diagonal' or a number of at least 0"),
+    (f"run {Q} --backend-set threads=99999999999", "threads: expected a number from 0 (HiGHS decides) to"),
+    (f"run {Q} --backend-set iteration_limit=99999999999", "iteration_limit: expected None or a number from 0 to"),
+    ("select network --measure magnitude --learning-rate -1", "learning_rate: expected a positive number, got -1.0"),
+    ("select network --measure forward --learning-rate -1", "learning_rate: expected a positive number, got -1.0"),
     (f"run {Q} --rows 0", "rows: expected 'all' or a share in (0, 1], got 0"),
     (f"run {Q} --kappa 2", "kappa: expected a number in [0, 1], got 2.0"),
     (f"run {Q} --line-search newton", "--line-search: expected golden or armijo, got 'newton'"),
@@ -96,7 +104,8 @@ BAD_ARGUMENTS = (
     ("compare", "LP, --family: expected files, or a family to generate, or both"),
     ("compare --family quadratic", "--family: expected direction, got 'quadratic'"),
     ("compare --family direction --sizes ten", "--sizes: expected one or more numbers separated by commas, got 'ten'"),
-    ("compare --family direction --sizes 2.5", "--sizes: expected whole numbers of at least 1, got '2.5'"),
+    ("compare --family direction --sizes 2.5", "--sizes: expected whole numbers from 1 to 1,000,000,000, got '2.5'"),
+    ("compare --family direction --sizes 1e300", "--sizes: expected whole numbers from 1 to 1,000,000,000"),
     ("compare --family direction --sizes 5 --rank 8", "rank: expected at most the number of weights (5), got 8"),
     ("compare --family direction --rank low", "--rank: expected one or more numbers separated by commas, got 'low'"),
     ("compare --family direction --condition 1", "condition: expected a number of at least 2, got 1.0"),
@@ -146,6 +155,16 @@ def test_wrong_arguments_end_in_one_clear_line(
 def test_a_traceback_can_be_asked_for(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="num_hyper"):
         main(["--traceback", "run", "quadratic", "--set", "num_hyper=99", "--out", str(tmp_path)])
+
+
+def test_a_problem_that_does_not_fit_into_memory_is_named_by_its_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--set", "num_weights=9223372036854775807", "--set=num_hyper=2"]
+    assert main(["run", "quadratic", *options, "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("lift: out of memory (Storage size calculation overflowed") and error.count("\n") == 1
+    assert "--set num_weights=9223372036854775807 --set=num_hyper=2" in error
 
 
 def test_unexpected_errors_keep_their_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

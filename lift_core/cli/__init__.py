@@ -8,8 +8,10 @@ lift ...
 from __future__ import annotations
 
 import io
+import re
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,7 +77,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "--traceback" in words or isinstance(error, (ZeroDivisionError, OverflowError)):  # Python's own are bugs
             raise
         return _fail(str(error), code=1)
+    except (MemoryError, RuntimeError) as error:
+        if "--traceback" in words or not _lacks_memory(error):
+            raise
+        given = [f" {word}" for before, word in pairwise(["", *words]) if "--set" in (before, word.partition("=")[0])]
+        sizes = f"the options of the problem decide its size:{''.join(given)}" if given else "choose a smaller problem"
+        return _fail(f"out of memory ({(str(error).splitlines() or ['no more is known'])[0]}); {sizes}", code=1)
     return code if isinstance(code, int) else 0
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """torch tells of memory of its own by a RuntimeError, on a GPU by one of a class of its own."""
+    return isinstance(error, MemoryError) or bool(
+        re.search("DefaultCPUAllocator|Storage size calculation overflowed|CUDA out of memory", str(error))
+    )
 
 
 def _got(error: Exception, words: Sequence[str]) -> str:

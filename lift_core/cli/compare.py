@@ -26,6 +26,8 @@ from lift_core.records import write_atomically
 EXAMPLE = "Example: lift compare --family direction --sizes 50,200 --backends highs,pdlp --rtol 1e-4 --out runs/compare"
 COMPARISON, PAGE = "compare.json", "compare.html"
 
+_LARGEST = 10**9
+"""Weights of a generated LP: 8 GB for one vector."""
 _FAMILY, _RUN = "Generated LPs", "Run and output"
 
 
@@ -144,8 +146,8 @@ def _refuse_other_settings(context: typer.Context, resume: Path) -> None:
 
 def _whole_numbers(flag: str, text: str, *, smallest: int = 1) -> tuple[int, ...]:
     numbers = parse_numbers(flag, text)
-    if not all(number >= smallest and number.is_integer() for number in numbers):
-        raise ValueError(f"{flag}: expected whole numbers of at least {smallest}, got {text!r}")
+    if not all(smallest <= number <= _LARGEST and number.is_integer() for number in numbers):
+        raise ValueError(f"{flag}: expected whole numbers from {smallest} to {_LARGEST:,}, got {text!r}")
     return tuple(map(int, numbers))
 
 

@@ -41,9 +41,11 @@ class LowRank(CurvatureModel):
         for name in ("rank", "num_probes", "block"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected a positive number, got {getattr(self, name)}")
-        number = isinstance(self.bulk, (int, float)) and math.isfinite(self.bulk)
+        number = isinstance(self.bulk, (int, float)) and 0 <= self.bulk < math.inf
         if self.bulk not in ("trace", "groups", "diagonal") and not number:
-            raise ValueError(f"bulk: expected 'trace', 'groups', 'diagonal' or a finite number, got {self.bulk!r}")
+            raise ValueError(
+                f"bulk: expected 'trace', 'groups', 'diagonal' or a number of at least 0, got {self.bulk!r}"
+            )
 
     def budget(self, n: int) -> Budget:
         """The Krylov basis, its rotation into Ritz vectors, a block or the probes with their images, a few vectors."""

@@ -66,13 +66,13 @@ def named_measure(
         raise ValueError(f"measure: expected one of {', '.join(MEASURES)}, got {name!r}")
     if cross and name != "exact":
         raise ValueError(f"cross: expected measure='exact', which alone measures pair terms, got {name!r}")
-    if name in _SIMPLE:
-        return _SIMPLE[name]()
-    estimator = ExactInfluence(cross=cross) if name == "exact" else ForwardInfluence(first_step=learning_rate)
-    return Probing(
-        estimator=estimator, trainer=Trainer(learning_rate=learning_rate), preconditioner=preconditioner,
-        steps=steps, every=every, num_batches=num_batches,
+    trainer = Trainer(learning_rate=learning_rate)
+    estimator = ForwardInfluence(first_step=learning_rate) if name == "forward" else ExactInfluence(cross=cross)
+    probing = Probing(  # made for the other measures, too: it refuses bad values
+        estimator=estimator, trainer=trainer, preconditioner=preconditioner, steps=steps, every=every,
+        num_batches=num_batches,
     )  # fmt: skip
+    return _SIMPLE[name]() if name in _SIMPLE else probing
 
 
 @dataclass(frozen=True)
