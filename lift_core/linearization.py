@@ -49,11 +49,30 @@ def linearize(problem: BilevelProblem, point: Point, *, split: Split = "directio
     """Gradient of the validation loss and mixed partial at a point; the training gradient waits until it is asked for.
 
     Raises:
-        ValueError: if a gradient is not finite.
+        ValueError: if a gradient is not finite, or zero in every weight although the validation loss depends on them.
     """
     grad_hyper, grad_weights = problem.upper_gradient(point, split)
     require_finite(grad_hyper=grad_hyper, grad_weights=grad_weights)
+    if not grad_weights.any():
+        _require_flat(problem, point, split)
     return Linearization(problem, point, grad_hyper, grad_weights, problem.mixed(point))
+
+
+def _require_flat(problem: BilevelProblem, point: Point, split: Split) -> None:
+    """Where the gradient is zero, the loss is as large on one side of the point as on the other.
+
+    Raises:
+        ValueError: if it is not, so that the gradient cannot be right.
+    """
+    drawn = torch.randn(len(point.weights), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    step = 1e-3 * (1 + float(point.weights.abs().max())) * drawn.to(point.weights.device)
+    up, down = (problem.loss(Point(point.hyper, point.weights + sign * step), split) for sign in (1, -1))
+    if abs(up - down) > 1e-6 * (abs(up) + abs(down)):
+        raise ValueError(
+            "upper_gradient: expected the gradient of the validation loss, got zero in every weight, but the loss is "
+            f"{up:.9g} on one side of the point and {down:.9g} on the other; look for no_grad, detach or item in "
+            "upper_loss"
+        )
 
 
 def training_gradient_norm(problem: BilevelProblem, point: Point, *, seed: int = 0) -> float:

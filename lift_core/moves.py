@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,9 @@ from lift_core.training import Trainer, TrainingDivergedError, TrainingState
 
 Facts = dict[str, Any]
 """What a report says of a candidate: JSON values only."""
+
+USABLE = 1e-2
+"""Primal residual of a direction LP up to which its answer is taken for a direction."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +112,16 @@ class Move(ABC):
         described: list[Facts] = []
         for candidate in self.candidates(problem, here):
             described.append(candidate.describe())
-            best = candidate if best is None or candidate.selection_loss < best.selection_loss else best
-        if best is not None and best.selection_loss < here.selection_loss:
+            best = candidate if best is None or _finite(candidate) < _finite(best) else best
+        if best is not None and _finite(best) < here.selection_loss:
             return best, described
         curve, d_hyper = ((0.0, here.selection_loss),), None if best is None else best.d_hyper
         return Candidate("stay", here.training, here.selection_loss, curve, d_hyper=d_hyper), described
+
+
+def _finite(candidate: Candidate) -> float:
+    """The selection loss; infinite where it is no number."""
+    return candidate.selection_loss if math.isfinite(candidate.selection_loss) else math.inf
 
 
 @dataclass(frozen=True)
@@ -211,7 +219,8 @@ class LPDirection(LineMove):
             "row_coverage": lps[0].num_rows / len(known.grad_weights),
         }
         for (label, slack), lp, solution in zip(labels, lps, solve_lps(lps, self.backend), strict=True):
-            promised = promised_value(problem, here.point, lp, solution)
+            solution = in_box(lp, solution)
+            promised = promised_value(problem, here.point, lp, solution) if is_usable(solution.kkt.primal) else math.nan
             taken = bool(torch.isfinite(solution.x).all()) and self.is_descent(promised, here.selection_loss)
             x = solution.x if taken else torch.zeros_like(solution.x)  # no direction, but a status to report
             facts = shared | {"slack": slack, "lp_promise": _number(promised)} | lp_facts(solution)
@@ -263,6 +272,17 @@ class SignGradient(LineMove):
         slope = -float(radii @ known.grad_weights.abs() + self.box.hyper_radius * known.grad_hyper.abs().sum())
         d_hyper = -self.box.hyper_radius * known.grad_hyper.sign()
         yield Direction("-sign g", d_hyper, -radii * known.grad_weights.sign(), slope)
+
+
+def is_usable(primal_residual: float | None) -> bool:
+    """Whether an answer that violates its program by so much still makes a direction."""
+    return primal_residual is not None and primal_residual <= USABLE
+
+
+def in_box(lp: LinearProgram, solution: LPSolution) -> LPSolution:
+    """The solution, moved into the trust box where a backend has left it."""
+    x = solution.x.clamp(lp.col_lower, lp.col_upper)
+    return solution if torch.equal(x, solution.x) else replace(solution, x=x, objective=float(lp.c @ x) + lp.offset)
 
 
 def lp_facts(solution: LPSolution) -> Facts:

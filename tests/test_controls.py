@@ -1,6 +1,7 @@
 """The controls do what their names say, on a budget, and through the interface of the LP direction."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 
@@ -295,3 +296,16 @@ def test_unit_norm_and_absolute_slack() -> None:
     assert float(rows.abs().max()) == pytest.approx(1e-3, rel=1e-6)
     with pytest.raises(ValueError, match="delta: expected"):
         replace(plain, delta=-1.0)
+
+
+def test_a_candidate_whose_loss_is_no_number_never_wins() -> None:
+    class Fixed(Move):
+        name = "fixed"
+
+        def candidates(self, problem: BilevelProblem, here: Situation) -> Iterator[Candidate]:
+            for loss in (math.nan, 2.0, -math.inf, 0.5, 1.0):
+                yield Candidate(f"{loss}", here.training, loss, ())
+
+    start = TrainingState.fresh(Quadratic().initial_point())
+    assert Fixed().best(Quadratic(), Situation(training=start, selection_loss=3.0))[0].label == "0.5"
+    assert Fixed().best(Quadratic(), Situation(training=start, selection_loss=0.1))[0].label == "stay"

@@ -165,7 +165,7 @@ def change(document: dict[str, Any], path: str, value: object) -> dict[str, Any]
 
 WARNINGS = (
     ("row_coverage", 0.01, "Only 0.01 of the optimality rows"),
-    ("steps.0.candidates.0.lp_status", "TIME_LIMIT", "round 1 ρ=0: TIME_LIMIT"),
+    ("steps.0.candidates.0.lp_status", "TIME_LIMIT", "round 1 ρ=0: TIME_LIMIT, primal residual "),
     ("steps.1.candidates.0.smallest_curvature", -0.5, "Negative curvature (down to -0.5)"),
     ("problem.selection_is_direction", True, "Direction and selection data are the same"),
     ("methods.1.test", 99.0, "over-fitted"),
@@ -203,7 +203,11 @@ def test_a_program_without_a_point_is_not_said_to_have_a_direction(document: dic
     changed = change(document, "steps.0.candidates.0.lp_status", "INFEASIBLE")
     changed = change(changed, "steps.0.candidates.0.lp_objective", None)
     (sentence,) = (warning for warning in find_warnings(changed) if "INFEASIBLE" in warning)
-    assert sentence.endswith("they gave no direction.") and "feasible to the residuals" not in sentence
+    assert sentence.endswith("they gave no direction.") and "as much" not in sentence
+    hopeless = change(document, "steps.0.candidates.0.lp_status", "INACCURATE")
+    hopeless = change(hopeless, "steps.0.candidates.0.lp_primal_residual", 2e4)
+    (sentence,) = (warning for warning in find_warnings(hopeless) if "INACCURATE" in warning)
+    assert "INACCURATE, primal residual 2.0e+04" in sentence and sentence.endswith("they gave no direction.")
 
 
 def test_rounding_below_zero_is_no_negative_curvature(document: dict[str, Any]) -> None:

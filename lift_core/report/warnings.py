@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from lift_core.metering import Cost
+from lift_core.moves import is_usable
 
 Document = Mapping[str, Any]
 NEAR_ZERO = 1e-3
@@ -71,17 +72,22 @@ def _row_coverage(document: Document) -> Iterator[str]:
 def _lp_statuses(document: Document) -> Iterator[str]:
     solves = _solves(document)
     missed = [(number, c) for number, c in solves if c["lp_status"] != "OPTIMAL"]
-    for has_point, meaning in (
-        (True, "their directions are feasible to the residuals shown, and no more"),
+    for usable, meaning in (
+        (True, "their directions miss the program's rows by as much, relative to its size"),
         (False, "they gave no direction"),
     ):
-        own = [
-            f"round {n} {c['label']}: {c['lp_status']}"
-            for n, c in missed
-            if (c["lp_objective"] is not None) is has_point
-        ]
+        own = [f"round {n} {c['label']}: {_outcome(c)}" for n, c in missed if _is_usable(c) is usable]
         if own:
             yield f"{len(own)} of {len(solves)} LPs did not end OPTIMAL ({'; '.join(own)}): {meaning}."
+
+
+def _is_usable(candidate: Document) -> bool:
+    return candidate["lp_objective"] is not None and is_usable(candidate["lp_primal_residual"])
+
+
+def _outcome(candidate: Document) -> str:
+    residual = candidate["lp_primal_residual"]
+    return candidate["lp_status"] + ("" if residual is None else f", primal residual {residual:.1e}")
 
 
 def _negative_curvature(document: Document) -> Iterator[str]:
