@@ -44,6 +44,10 @@ class Point:
                 raise ValueError(
                     f"{name}: expected a flat float64 vector, got {vector.dtype} of shape {tuple(vector.shape)}"
                 )
+            if vector.requires_grad:
+                raise ValueError(
+                    f"{name}: expected a vector without a graph, got one that requires gradients; detach it"
+                )
 
     def moved(self, d_hyper: Tensor, d_weights: Tensor, step_size: float) -> Point:
         """``(λ, θ) + t d``."""

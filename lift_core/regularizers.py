@@ -29,7 +29,9 @@ class Regularizer(ABC):
         num_hyper: p, the number of hyperparameters of the problem.
         strength: how λ enters, see `Strength`.
 
-    Subclasses give φ and its two derivatives, elementwise.
+    Subclasses give φ and its two derivatives, elementwise. One whose φ has data of each weight (an anchor, a scale)
+    overrides `restricted`, too, and takes the data of the chosen weights along, as `L2SP` does; one that overrides
+    `strengths` overrides `mixed` with its derivative. `lift_core.testing.check_problem` looks at both.
     """
 
     def __init__(

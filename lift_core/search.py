@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Integral, Real
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from lift_core.curvature import CurvatureModel, LowRank
+from lift_core.description import require_batches, require_description
 from lift_core.direction import TrustBox
 from lift_core.line_search import GoldenSection, LineSearch
 from lift_core.lp import LPBackend, LPStatus
@@ -25,6 +27,15 @@ from lift_core.training import Trainer, TrainingDivergedError, TrainingState
 CHOOSING_SPLITS: tuple[Split, ...] = ("train", "direction", "selection")
 ALL_SPLITS: tuple[Split, ...] = (*CHOOSING_SPLITS, "test")
 """The test split is read where nothing is left to choose, and there only."""
+
+_KINDS = (
+    ("backend", LPBackend),
+    ("curvature", CurvatureModel),
+    ("box", TrustBox),
+    ("line_search", LineSearch),
+    ("trainer", Trainer),
+    ("refit", Refit),
+)
 
 
 @dataclass(frozen=True)
@@ -102,13 +113,27 @@ class LocalSearch:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, kind in (("backend", LPBackend), ("curvature", CurvatureModel)):
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{name}: expected an instance of {kind.__name__}, got {getattr(self, name)!r}")
+        self._check_types()
         for name, least in (("warmup_epochs", 0), ("rounds", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: expected at least {least}, got {getattr(self, name)}")
         self.direction()  # refuses bad slacks now rather than after the warm-up
+
+    def _check_types(self) -> None:
+        slacks = self.slack if isinstance(self.slack, Collection) else (self.slack,)
+        controls = self.controls if isinstance(self.controls, (tuple, list)) else (self.controls,)
+        for name, value, kind, wanted in (
+            *((name, getattr(self, name), kind, f"an instance of {kind.__name__}") for name, kind in _KINDS),
+            *((name, getattr(self, name), Integral, "a whole number") for name in ("warmup_epochs", "rounds", "seed")),
+            *(("slack", slack, Real, "a number or a tuple of them") for slack in slacks),
+            ("delta", 0.0 if self.delta is None else self.delta, Real, "a number or None"),
+            ("tolerance", self.tolerance, Real, "a number"),
+            *((f"controls[{i}]", control, Move, "an instance of Move") for i, control in enumerate(controls)),
+            *((f"controls[{i}].name", _name(control), str, "a string") for i, control in enumerate(controls)),
+            ("controls", self.controls, (tuple, list), "a tuple of them"),
+        ):
+            if not isinstance(value, kind):
+                raise TypeError(f"{name}: expected {wanted}, got {value!r}")
 
     def direction(self) -> LPDirection:
         """The LP move that this search makes."""
@@ -128,18 +153,23 @@ class LocalSearch:
     ) -> SearchResult:
         """Run, or resume from the checkpoint in ``folder``; every finished stage is checkpointed there.
 
+        Args:
+            problem: described as `check_problem` wants it; what can be seen without a loss is looked at first.
+            folder: of this run alone; None: nothing is kept.
+            on_progress: called whenever something was spent, as ``on_progress(stage, done, total, cost)``: the stage
+                (``"warm-up"``, ``"LP step"`` or a control's name), how many stages of its kind are finished (warm-up
+                epochs, rounds, controls) and of how many, and the `Cost` of this one so far.
+
         Raises:
-            ValueError: if a split is empty, if the loss is no number where training or a step is to begin, if a
-                strength can be infinite within its bounds, or if settings cannot be told apart, see `tell_apart`.
+            ValueError: if the problem's description is wrong, a split is empty, the loss is no number where training or
+                a step is to begin, or settings cannot be told apart, see `tell_apart`.
             CheckpointError: if ``folder`` holds a checkpoint of another search, problem or data.
         """
         for split in ALL_SPLITS:  # a split that cannot be had says so before anything is spent
-            if problem.num_examples(split) < 1:
-                raise ValueError(f"batches({split!r}): expected at least one example, got none")
-        if problem.regularizer is not None:
-            problem.regularizer.require_finite_strengths(problem.hyper_upper)
+            require_batches(problem, split)
+        start = require_description(problem)
         recorder = Recorder(self, problem, None if folder is None else Path(folder), on_progress)
-        state = recorder.resume() or SearchState(TrainingState.fresh(problem.initial_point()))
+        state = recorder.resume() or SearchState(TrainingState.fresh(start))
         while state.status is None and len(state.warmup) < self.warmup_epochs:
             state = recorder.keep(self._warm_up(recorder.meter("warm-up", len(state.warmup)), state))
         state = replace(state, warm=state.warm or state.training)
@@ -278,6 +308,10 @@ class LocalSearch:
             hyper_after=tuple(state.training.point.hyper.tolist()),
             cost=state.cost,
         )
+
+
+def _name(control: object) -> object:
+    return getattr(control, "name", None)
 
 
 def _losses(

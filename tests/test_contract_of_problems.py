@@ -7,15 +7,17 @@ import torch
 from torch import Tensor
 
 from lift_core import (
+    L2,
     Batch,
     BilevelProblem,
     Dense,
     LinearOperator,
     Point,
+    Regularizer,
     Split,
 )
 from lift_core.testing import check_problem
-from problems import DataCleaning, Quadratic, Regression
+from problems import DataCleaning, Network, Quadratic, Regression
 
 
 class WrongUpperGradient(Quadratic):
@@ -143,6 +145,69 @@ class RestlessStart(Quadratic):
         return Point(super().initial_point().hyper, torch.randn(6).double())
 
 
+class NeighbourGradients(Network):
+    def example_gradients(self, point: Point, batch: Batch, *, limit: int | None = None) -> tuple[Tensor, list[int]]:
+        rows, sizes = super().example_gradients(point, batch, limit=limit)
+        return rows[:1].expand_as(rows), sizes
+
+
+class ForgetsLimit(Network):
+    def example_gradients(self, point: Point, batch: Batch, *, limit: int | None = None) -> tuple[Tensor, list[int]]:
+        return super().example_gradients(point, batch)
+
+
+class SizesOfBatches(Network):
+    def example_gradients(self, point: Point, batch: Batch, *, limit: int | None = None) -> tuple[Tensor, list[int]]:
+        rows, sizes = super().example_gradients(point, batch, limit=limit)
+        return rows, [2 * size for size in sizes]
+
+
+class DrawsAnew(Network):
+    def sampled(self, point: Point, batch: Batch, generator: torch.Generator) -> Batch:
+        return super().sampled(point, batch, torch.Generator().manual_seed(torch.seed() % 2**31))
+
+
+class DropsSamples(Network):
+    def sampled(self, point: Point, batch: Batch, generator: torch.Generator) -> Batch:
+        return tuple(part[1:] for part in super().sampled(point, batch, generator))
+
+
+class Scaled(L2):
+    """With a scale of each weight, which a part of it does not take along."""
+
+    def __init__(self, group_of: Tensor, *, num_hyper: int, taken_along: bool = False) -> None:
+        super().__init__(group_of, num_hyper=num_hyper)
+        self.scale, self.taken_along = torch.linspace(1, 2, len(self.group_of)).double(), taken_along
+
+    def restricted(self, index: Tensor) -> Regularizer:
+        part = super().restricted(index)
+        part.scale = self.scale[: len(index)] if self.taken_along else self.scale  # pyright: ignore
+        return part
+
+    def penalty(self, weights: Tensor) -> Tensor:
+        return self.scale * weights.square() / 2
+
+    def slope(self, weights: Tensor) -> Tensor:
+        return self.scale * weights
+
+    def curvature(self, weights: Tensor) -> Tensor:
+        return self.scale
+
+
+class SoftStrengths(L2):
+    def strengths(self, hyper: Tensor) -> Tensor:
+        return torch.nn.functional.softplus(hyper)
+
+
+def with_regularizer(make: Callable[..., Regularizer], **options: object) -> Callable[[], BilevelProblem]:
+    def made() -> BilevelProblem:
+        problem = Network(num_hidden=1)
+        problem.regularizer = make(problem.regularizer.group_of, num_hyper=problem.regularizer.num_hyper, **options)
+        return problem
+
+    return made
+
+
 def changed(**attributes: object) -> Callable[[], BilevelProblem]:
     def make() -> BilevelProblem:
         problem = Quadratic()
@@ -168,7 +233,7 @@ BROKEN_PROBLEMS: dict[str, tuple[Callable[[], BilevelProblem], str]] = {
     "λ in training not declared": (lambda: ForgetsHyperInTraining(num_train=20), "mixed: J v differs"),
     "shuffled": (ShuffledBatches, "two passes over the data differ"),
     "dropout": (Dropout, "two passes over the data differ"),
-    "empty split": (NoTestSplit, r"batches\('test'\): the split is empty"),
+    "empty split": (NoTestSplit, r"batches\('test'\): .*the split is empty"),
     "vector loss": (VectorLoss, "upper_loss: expected one number"),
     "NaN loss": (NanLoss, "upper_loss: nan"),
     "restless start": (RestlessStart, "initial_point: two calls differ"),
@@ -198,6 +263,20 @@ BROKEN_PROBLEMS: dict[str, tuple[Callable[[], BilevelProblem], str]] = {
     ),
     "groups without an end": (changed(groups={"all": slice(None)}), r"groups\['all'\]: expected slice\(start, stop\)"),
     "groups that are not slices": (changed(groups={"a": [0, 1]}), "groups.*expected a slice"),
+    "gradients of another example": (
+        lambda: NeighbourGradients(num_hidden=1),
+        "example_gradients: their mean, weighted by the sizes, differs",
+    ),
+    "sizes of examples": (lambda: SizesOfBatches(num_hidden=1), "example_gradients: .*sizes that add up to batch_size"),
+    "limit": (lambda: ForgetsLimit(num_hidden=1), "example_gradients: expected one example with limit=1"),
+    "targets from another generator": (lambda: DrawsAnew(num_hidden=1), "sampled: two calls with one seed differ"),
+    "fewer samples": (lambda: DropsSamples(num_hidden=1), "sampled: expected a batch of the same form"),
+    "data of each weight": (with_regularizer(Scaled), "regularizer.restricted: RuntimeError .*take the data"),
+    "data of other weights": (
+        with_regularizer(Scaled, taken_along=True),
+        "regularizer.restricted: the gradient of the part differs",
+    ),
+    "strengths": (with_regularizer(SoftStrengths), "mixed: J v differs"),
     "no name": (changed(name=""), "name: expected a string"),
 }
 

@@ -21,6 +21,7 @@ from lift_core.metering import Metered
 from lift_core.recorder import tell_apart
 from lift_core.records import CHECKPOINT, CheckpointError, load_state, save_state, without_times, write_atomically
 from lift_core.search import SearchState
+from lift_core.testing import check_problem
 from lift_core.training import Trainer, TrainingDivergedError, TrainingState
 from problems import Network, Quadratic
 
@@ -92,6 +93,9 @@ def test_a_solved_problem_is_stationary_and_keeps_its_point() -> None:
         def upper_gradient(self, point, split="direction"):
             return torch.zeros_like(point.hyper), torch.zeros_like(point.weights)
 
+        def loss(self, point, split):
+            return 1.0
+
     result = replace(SEARCH, warmup_epochs=0, controls=(), refit=lift.Refit()).run(Solved())
     assert result.status is lift.SearchStatus.STATIONARY
     assert torch.equal(result.point.weights, Solved().initial_point().weights)
@@ -121,6 +125,51 @@ def test_a_bad_tolerance_is_named(tolerance: float) -> None:
 def test_a_program_that_was_not_solved_makes_no_point_stationary() -> None:
     hurried = replace(SEARCH, backend=InteriorPoint(time_limit=1e-9), warmup_epochs=1, controls=())
     assert hurried.run(Network()).status is lift.SearchStatus.NO_DIRECTION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretched(HiGHS):
+    """Answers that are too long, and said to be optimal."""
+
+    factor: float = 1.0
+
+    def solve_sequence(self, lps):
+        for answer in super().solve_sequence(lps):
+            yield answer._replace(x=self.factor * answer.x)
+
+
+@pytest.mark.parametrize(("factor", "box", "usable"), [(1.001, True, True), (1e4, True, False), (1.0, False, True)])
+def test_an_answer_outside_the_trust_box_is_cut_off_and_a_hopeless_one_makes_no_direction(
+    factor: float, box: bool, usable: bool
+) -> None:
+    search = replace(SEARCH, backend=Stretched(factor=factor), slack=0.1, warmup_epochs=2, controls=(), rounds=1)
+    problem = Network()
+    training = TrainingState.fresh(problem.initial_point())
+    here = lift.Situation(training=training, selection_loss=problem.loss(training.point, "selection"))
+    (found,) = search.direction().directions(problem, here, lift.linearize(problem, here.point))
+    assert found.facts["lp_status"] == ("INACCURATE" if box else "OPTIMAL")
+    d = torch.cat([found.d_hyper, found.d_weights])
+    assert float(d.abs().max()) == (1.0 if usable else 0.0) and (found.facts["lp_promise"] is not None) is usable
+    known = problem.upper_gradient(here.point)
+    assert found.slope == pytest.approx(float(torch.cat(known) @ d), rel=1e-9)
+    if not usable:
+        assert search.run(problem).status is lift.SearchStatus.NO_DIRECTION
+
+
+@pytest.mark.parametrize("mistake", ["no_grad", "detach"])
+def test_a_validation_loss_without_a_graph_is_named(mistake: str) -> None:
+    class Cut(Network):
+        def upper_loss(self, hyper, weights, batch):
+            if mistake == "detach":
+                return super().upper_loss(hyper, weights.detach(), batch)
+            with torch.no_grad():
+                return super().upper_loss(hyper, weights, batch)
+
+        def training_loss(self, hyper, weights, batch):
+            return super().upper_loss(hyper, weights, batch)
+
+    with pytest.raises(ValueError, match=r"upper_gradient: expected .*, got zero in every weight.*no_grad, detach"):
+        replace(SEARCH, warmup_epochs=1).run(Cut())
 
 
 def test_controls_do_without_hyperparameters() -> None:
@@ -353,6 +402,70 @@ def test_classes_in_place_of_instances_are_named() -> None:
     for options in ({"backend": HiGHS}, {"curvature": lift.Exact}):
         with pytest.raises(TypeError, match=f"{next(iter(options))}: expected an instance"):
             replace(SEARCH, **options)
+
+
+class Nameless(lift.Move):
+    def candidates(self, problem, here):
+        yield from ()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "match"),
+    [
+        ("controls", (lift.NegativeGradient,), r"controls\[0\]: expected an instance of Move, got <class"),
+        ("controls", lift.NegativeGradient(), "controls: expected a tuple of them"),
+        ("controls", (Nameless(),), r"controls\[0\]\.name: expected a string, got None"),
+        ("box", 1.0, "box: expected an instance of TrustBox, got 1.0"),
+        ("line_search", "golden", "line_search: expected an instance of LineSearch, got 'golden'"),
+        ("trainer", 1e-3, "trainer: expected an instance of Trainer"),
+        ("refit", 3, "refit: expected an instance of Refit"),
+        ("rounds", 1.5, "rounds: expected a whole number, got 1.5"),
+        ("seed", "0", "seed: expected a whole number"),
+        ("slack", "0.1", "slack: expected a number or a tuple of them"),
+        ("slack", None, "slack: expected a number or a tuple of them"),
+        ("tolerance", "small", "tolerance: expected a number"),
+    ],
+)
+def test_fields_of_another_type_are_named(option: str, value: object, match: str) -> None:
+    with pytest.raises(TypeError, match=match):
+        replace(SEARCH, **{option: value})
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "match"),
+    [
+        ("hyper_lower", [0.0] * 3, "Quadratic.hyper_lower: expected a tensor, got list"),
+        ("hyper_upper", torch.ones(3), "Quadratic.hyper_upper: expected float64"),
+        ("groups", {"a": slice(0, 5)}, "Quadratic.groups: every weight must be in exactly one group; weight 5 is in 0"),
+        ("hyper_names", ("a",), "Quadratic.hyper_names: expected one name for each of 3"),
+        ("batch_size", lambda batch: 0, "Quadratic.batch_size: expected a positive int, got 0"),
+        ("batch_size", lambda batch: batch["x"], "Quadratic.batch_size: TypeError"),
+        (
+            "initial_point",
+            lambda: lift.Point(torch.zeros(3).double(), torch.zeros(6).double().requires_grad_()),
+            "Quadratic.initial_point: weights: expected a vector without a graph",
+        ),
+    ],
+)
+def test_a_wrong_description_is_named_before_anything_is_spent(attribute: str, value: object, match: str) -> None:
+    problem, stages = Quadratic(), list[str]()
+    setattr(problem, attribute, value)
+    with pytest.raises(ValueError, match=match):
+        SEARCH.run(problem, on_progress=lambda stage, *_: stages.append(stage))
+    assert not stages
+    with pytest.raises(AssertionError, match=match):
+        check_problem(problem)
+
+
+def test_batches_that_are_no_list_and_a_regulariser_of_another_size_are_named() -> None:
+    problem = Anonymous(0)
+    problem.batches = lambda split: iter(())
+    with pytest.raises(ValueError, match=r"Anonymous\.batches\('train'\): expected a list of batches, got tuple_iter"):
+        SEARCH.run(problem)
+    problem = Anonymous(0)
+    problem.regularizer = lift.L2([0, 0], num_hyper=1)
+    with pytest.raises(ValueError, match=r"Anonymous\.regularizer: expected 3 weights and 1 hyper.*, got \(2, 1\)"):
+        SEARCH.run(problem)
 
 
 def test_a_backend_with_a_callback_can_be_resumed(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from typing import get_args
 
 import torch
 from torch import Tensor
 
+from lift_core.description import require_batches, require_description
 from lift_core.operators import LinearOperator
 from lift_core.problem import BilevelProblem, Point, Split
 from lift_core.testing.operators import check_products, check_symmetric
@@ -23,7 +24,8 @@ def check_problem(
     """Check the description of a problem, then each derivative against finite differences of what it derives from.
 
     Splits, names, bounds and groups must be well formed; two passes over the data must agree; Hessian products must be
-    linear and symmetric, the Gauss-Newton matrix (if described) positive semi-definite.
+    linear and symmetric, the Gauss-Newton matrix (if described) positive semi-definite. Gradients of single examples
+    are looked at where `sampled` is described, and the regulariser on some of the weights where there is one.
 
     Args:
         problem: a small instance; every loss is evaluated some dozens of times.
@@ -48,85 +50,42 @@ def check_problem(
     checks.lower_gradient()
     checks.hessian()
     checks.mixed()
+    checks.restricted()
     checks.gauss_newton()
+    checks.fisher()
 
 
 def check_description(problem: BilevelProblem) -> None:
     """Names, bounds, groups, initial point."""
     who = type(problem).__name__
     assert isinstance(problem, BilevelProblem), f"{who}: expected a subclass of lift_core.BilevelProblem"
-    for attribute in ("name", "hyper_names", "hyper_lower", "hyper_upper", "groups"):
-        assert hasattr(problem, attribute), f"{who}.{attribute}: missing; see lift_core.BilevelProblem"
-    point, again = problem.initial_point(), problem.initial_point()
-    p, n = len(point.hyper), len(point.weights)
-    assert n > 0, f"{who}.initial_point: expected at least one weight"
-    assert torch.isfinite(torch.cat([point.hyper, point.weights])).all(), f"{who}.initial_point: NaN or inf in λ or θ"
+    with _asserted():
+        point = require_description(problem)
+    again = problem.initial_point()
     assert torch.equal(point.hyper, again.hyper) and torch.equal(point.weights, again.weights), (
         f"{who}.initial_point: two calls differ; draw random numbers once, from a seed"
     )
-    _check_names(problem, p)
-    for name, bound in (("hyper_lower", problem.hyper_lower), ("hyper_upper", problem.hyper_upper)):
-        assert isinstance(bound, Tensor), f"{who}.{name}: expected a tensor, got {type(bound).__name__}"
-        assert bound.dtype == torch.float64 and tuple(bound.shape) == (p,), (
-            f"{who}.{name}: expected float64 of shape ({p},), got {bound.dtype} of shape {tuple(bound.shape)}"
-        )
-        assert not bound.isnan().any(), f"{who}.{name}: NaN; use -inf or inf where there is no bound"
-    inside = (problem.hyper_lower <= point.hyper) & (point.hyper <= problem.hyper_upper)
-    assert inside.all(), (
-        f"{who}.initial_point: λ[{int((~inside).nonzero()[0]) if not inside.all() else 0}] lies outside its bounds"
-    )
-    _check_groups(problem, n)
     assert isinstance(problem.describe(), str), f"{who}.describe: expected a string"
     assert isinstance(problem.metric(1.0), float), f"{who}.metric: expected a float for the loss 1.0"
-    if problem.regularizer is not None:
-        got = (len(problem.regularizer.group_of), problem.regularizer.num_hyper)
-        assert got == (n, p), f"{who}.regularizer: expected {n} weights and {p} hyperparameters, got {got}"
-        try:
-            problem.regularizer.require_finite_strengths(problem.hyper_upper)
-        except ValueError as error:
-            raise AssertionError(f"{who}.{error}") from error
 
 
-def _check_names(problem: BilevelProblem, p: int) -> None:
-    who, names = type(problem).__name__, problem.hyper_names
-    assert isinstance(problem.name, str) and problem.name, f"{who}.name: expected a string, got {problem.name!r}"
-    assert len(names) == p, f"{who}.hyper_names: expected one name for each of {p} hyperparameters, got {len(names)}"
-    assert len(set(names)) == p, f"{who}.hyper_names: names must differ from each other"
+@contextmanager
+def _asserted() -> Generator[None]:
+    """What is refused with a `ValueError` breaks the contract."""
     try:
-        json.dumps({"name": problem.name, "hyper_names": list(names), "groups": list(problem.groups)})
-    except TypeError as error:
-        raise AssertionError(f"{who}: name, hyper_names and the keys of groups must be strings ({error})") from error
-    assert all(isinstance(name, str) for name in (*names, *problem.groups)), (
-        f"{who}: hyper_names and the keys of groups must be strings"
-    )
-
-
-def _check_groups(problem: BilevelProblem, n: int) -> None:
-    """Together the slices cover every weight exactly once."""
-    who, times = type(problem).__name__, torch.zeros(n)
-    for name, part in problem.groups.items():
-        assert isinstance(part, slice), f"{who}.groups[{name!r}]: expected a slice, got {type(part).__name__}"
-        run = part.step in (None, 1) and part.start is not None and part.stop is not None
-        assert run and 0 <= (part.start or 0) < (part.stop or 0) <= n, (
-            f"{who}.groups[{name!r}]: expected slice(start, stop) with 0 <= start < stop <= {n}, got {part}"
-        )
-        times[part] += 1
-    assert (times == 1).all(), (
-        f"{who}.groups: every weight must be in exactly one group; weight {int((times != 1).nonzero()[0])} is in "
-        f"{int(times[times != 1][0])}"
-        if (times != 1).any()
-        else ""
-    )
+        yield
+    except ValueError as error:
+        raise AssertionError(str(error)) from error
 
 
 def check_data(problem: BilevelProblem) -> None:
     """Four splits that are not empty, whose batches have sizes, and scalar losses that two passes agree on."""
     point = problem.initial_point()
     for split in get_args(Split):
-        who, batches = f"{type(problem).__name__}.batches({split!r})", problem.batches(split)
-        assert isinstance(batches, Sequence), f"{who}: expected a list of batches, got {type(batches).__name__}"
+        who = f"{type(problem).__name__}.batches({split!r})"
+        with _asserted():
+            require_batches(problem, split)
         first, second = _losses(problem, point, split), _losses(problem, point, split)
-        assert len(first) > 0, f"{who}: the split is empty; every split needs at least one batch"
         assert len(first) == len(second) and torch.allclose(first, second, rtol=1e-6, atol=0), (
             f"{who}: two passes over the data differ; batches must come the same, in the same order, at every call, "
             "and dropout must be off"
@@ -140,14 +99,6 @@ def _losses(problem: BilevelProblem, point: Point, split: Split) -> Tensor:
     """One upper and one training loss per batch, as float64."""
     who, values = type(problem).__name__, list[Tensor]()
     for batch in problem.batches(split):
-        try:
-            size = problem.batch_size(batch)
-        except (TypeError, KeyError, IndexError) as error:
-            raise AssertionError(
-                f"{who}.batch_size: {type(error).__name__} ({error}); by default it is len(batch[0]), override it for "
-                "batches of another form"
-            ) from error
-        assert isinstance(size, int) and size > 0, f"{who}.batch_size: expected a positive int, got {size!r}"
         for name, function in (("upper_loss", problem.upper_loss), ("training_loss", problem.training_loss)):
             if name == "training_loss" and split != "train":
                 continue
@@ -253,6 +204,57 @@ class _DerivativeChecks:
                 "output_loss must be convex in the outputs"
             )
 
+    def restricted(self) -> None:
+        """The regulariser on half of the weights, as a selection of weights asks for it, is that part of the whole."""
+        regularizer, (hyper, weights) = self.problem.regularizer, (self.point.hyper, self.point.weights)
+        if regularizer is None:
+            return
+        half, v = torch.arange(0, len(weights), 2, device=weights.device), self._draw(hyper)
+        who = f"{self.who}.regularizer.restricted"
+        try:
+            part = regularizer.restricted(half)
+            pairs = {
+                "gradient": (part.gradient(hyper, weights[half]), regularizer.gradient(hyper, weights)),
+                "hessian": (part.hessian(hyper, weights[half]).diagonal, regularizer.hessian(hyper, weights).diagonal),
+                "mixed": (part.mixed(hyper, weights[half]).matvec(v), regularizer.mixed(hyper, weights).matvec(v)),
+            }
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise AssertionError(
+                f"{who}: {type(error).__name__} ({error}); where φ has data of each weight, override it and take the "
+                "data of the chosen weights along"
+            ) from error
+        for name, (got, whole) in pairs.items():
+            assert got.shape == half.shape and torch.allclose(got, whole[half], rtol=self.rtol), (
+                f"{who}: the {name} of the part differs from that part of the whole"
+            )
+
+    def fisher(self) -> None:
+        """If targets can be drawn, a batch keeps its form, and gradients of single examples add up to the batch's."""
+        batch = self.problem.batches("train")[0]
+        try:
+            drawn, again = (self.problem.sampled(self.point, batch, torch.Generator().manual_seed(0)) for _ in range(2))
+        except TypeError:
+            return
+        kept, first, second = _tensors(batch), _tensors(drawn), _tensors(again)
+        assert [part.shape for part in first] == [part.shape for part in kept], (
+            f"{self.who}.sampled: expected a batch of the same form, with tensors of the same shapes"
+        )
+        assert all(torch.equal(*pair) for pair in zip(first, second, strict=True)), (
+            f"{self.who}.sampled: two calls with one seed differ; draw from the generator that it is given"
+        )
+        rows, sizes = self.problem.example_gradients(self.point, batch)
+        whole, count = self.problem.training_gradient(self.point, [batch]), self.problem.batch_size(batch)
+        assert tuple(rows.shape) == (len(sizes), len(whole)) and sum(sizes) == count, (
+            f"{self.who}.example_gradients: expected a row of {len(whole)} for each size, and sizes that add up to "
+            f"batch_size, {count}; got shape {tuple(rows.shape)} and {len(sizes)} sizes that add up to {sum(sizes)}"
+        )
+        mean = torch.tensor(sizes, dtype=torch.float64, device=rows.device) @ rows.double() / count
+        assert (mean - whole).norm() <= self.rtol * (1e-4 + whole.norm()), (
+            f"{self.who}.example_gradients: their mean, weighted by the sizes, differs from training_gradient"
+        )
+        few, one = self.problem.example_gradients(self.point, batch, limit=1)
+        assert len(few) == len(one) == 1, f"{self.who}.example_gradients: expected one example with limit=1"
+
     @property
     def _product_rtol(self) -> float:
         return 1e-2 * self.rtol
@@ -305,6 +307,16 @@ class _DerivativeChecks:
 
     def _move(self, hyper: Tensor | float = 0.0, weights: Tensor | float = 0.0) -> Point:
         return Point(self.point.hyper + hyper, self.point.weights + weights)
+
+
+def _tensors(batch: object) -> list[Tensor]:
+    """The tensors of a batch, in order."""
+    if isinstance(batch, Tensor):
+        return [batch]
+    parts = batch if isinstance(batch, (tuple, list)) else getattr(batch, "__dict__", batch)
+    if isinstance(parts, Mapping):
+        parts = list(parts.values())
+    return [tensor for part in parts for tensor in _tensors(part)] if isinstance(parts, (tuple, list)) else []
 
 
 def nearby(problem: BilevelProblem, generator: torch.Generator) -> Point:
