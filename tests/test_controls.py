@@ -31,6 +31,7 @@ from lift_core import (
 )
 from lift_core.moves import LineMove, Situation
 from lift_core.parzen import ParzenSearch
+from lift_core.problem import BilevelProblem
 from lift_core.training import Trainer, TrainingDivergedError, TrainingState, epoch_price
 from problems import Network, Quadratic
 
