@@ -270,7 +270,7 @@ BROKEN_PROBLEMS: dict[str, tuple[Callable[[], BilevelProblem], str]] = {
     "sizes of examples": (lambda: SizesOfBatches(num_hidden=1), "example_gradients: .*sizes that add up to batch_size"),
     "limit": (lambda: ForgetsLimit(num_hidden=1), "example_gradients: expected one example with limit=1"),
     "targets from another generator": (lambda: DrawsAnew(num_hidden=1), "sampled: two calls with one seed differ"),
-    "fewer samples": (lambda: DropsSamples(num_hidden=1), "sampled: expected a batch of the same form"),
+    "fewer samples": (lambda: DropsSamples(num_hidden=1), "sampled: expected a batch of the same size"),
     "data of each weight": (with_regularizer(Scaled), "regularizer.restricted: RuntimeError .*take the data"),
     "data of other weights": (
         with_regularizer(Scaled, taken_along=True),

@@ -229,21 +229,22 @@ class _DerivativeChecks:
             )
 
     def fisher(self) -> None:
-        """If targets can be drawn, a batch keeps its form, and gradients of single examples add up to the batch's."""
+        """If targets can be drawn, a batch keeps its size, and gradients of single examples add up to its own."""
         batch = self.problem.batches("train")[0]
         try:
             drawn, again = (self.problem.sampled(self.point, batch, torch.Generator().manual_seed(0)) for _ in range(2))
         except TypeError:
             return
-        kept, first, second = _tensors(batch), _tensors(drawn), _tensors(again)
-        assert [part.shape for part in first] == [part.shape for part in kept], (
-            f"{self.who}.sampled: expected a batch of the same form, with tensors of the same shapes"
+        count = self.problem.batch_size(batch)
+        assert self.problem.batch_size(drawn) == count, (
+            f"{self.who}.sampled: expected a batch of the same size, {count}, got {self.problem.batch_size(drawn)}"
         )
-        assert all(torch.equal(*pair) for pair in zip(first, second, strict=True)), (
+        first, second = _tensors(drawn), _tensors(again)
+        assert len(first) == len(second) and all(torch.equal(*pair) for pair in zip(first, second, strict=True)), (
             f"{self.who}.sampled: two calls with one seed differ; draw from the generator that it is given"
         )
-        rows, sizes = self.problem.example_gradients(self.point, batch)
-        whole, count = self.problem.training_gradient(self.point, [batch]), self.problem.batch_size(batch)
+        rows, sizes = self.problem.example_gradients(self.point, drawn)
+        whole = self.problem.training_gradient(self.point, [drawn])
         assert tuple(rows.shape) == (len(sizes), len(whole)) and sum(sizes) == count, (
             f"{self.who}.example_gradients: expected a row of {len(whole)} for each size, and sizes that add up to "
             f"batch_size, {count}; got shape {tuple(rows.shape)} and {len(sizes)} sizes that add up to {sum(sizes)}"
@@ -252,7 +253,7 @@ class _DerivativeChecks:
         assert (mean - whole).norm() <= self.rtol * (1e-4 + whole.norm()), (
             f"{self.who}.example_gradients: their mean, weighted by the sizes, differs from training_gradient"
         )
-        few, one = self.problem.example_gradients(self.point, batch, limit=1)
+        few, one = self.problem.example_gradients(self.point, drawn, limit=1)
         assert len(few) == len(one) == 1, f"{self.who}.example_gradients: expected one example with limit=1"
 
     @property
