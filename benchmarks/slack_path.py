@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.axes import Axes
 from rich.console import Console
 from rich.progress import track
 from study_figure import as_svg
@@ -31,15 +31,16 @@ from backends import DualNewton, InteriorPoint
 from lift_core import BilevelProblem, Exact, LowRank, LPDirection, Situation, Trainer, TrustBox
 from lift_core.allocation import keep_freed_memory
 from lift_core.records import write_atomically
+from lift_core.study import Spread
+from lift_core.study.summary import spread
 from lift_core.training import TrainingState
 from problems import GPT2WikiText2, Network
 
 SLACKS = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
-VALIDATION, TEST, BEFORE = "#0b7285", "#c92a2a", "#868e96"
+VALIDATION, TEST = "#0b7285", "#c92a2a"
 
 Row = dict[str, float]
 Run = dict[str, Any]
-Spread = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,13 +105,14 @@ def path_of(setting: Setting, seed: int) -> tuple[str, list[Row]]:
 
 
 def over_seeds(runs: Sequence[Run]) -> list[dict[str, Spread]]:
-    """Means and sample standard deviations, a row for the warm point and for every ρ."""
+    """A row for the warm point and for every ρ."""
     columns = zip(*(run["rows"] for run in runs), strict=True)
-    return [{key: _spread([row[key] for row in rows]) for key in rows[0]} for rows in columns]
+    return [{key: spread([row[key] for row in rows]) for key in rows[0]} for rows in columns]
 
 
-def _spread(values: list[float]) -> Spread:
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+def _bars(axes: Axes, places: Sequence[float], values: Sequence[Spread], **style: Any) -> None:
+    means, deviations = [value.mean for value in values], [value.deviation or 0.0 for value in values]
+    axes.errorbar(places, means, yerr=deviations, fmt="o-", ms=4, capsize=2, **style)
 
 
 def table_of(name: str, runs: Sequence[Run]) -> str:
@@ -122,8 +124,8 @@ def table_of(name: str, runs: Sequence[Run]) -> str:
     ]
     for row in over_seeds(runs):
         slack, *cells = row.values()
-        shown = [f"{mean:.4g} ± {deviation:.2g}" for mean, deviation in cells]
-        first = ["warm start", "", "", *shown[2:]] if slack[0] < 0 else [f"{slack[0]:g}", *shown]
+        shown = [str(cell) for cell in cells]
+        first = ["warm start", "", "", *shown[2:]] if slack.mean < 0 else [f"{slack.mean:g}", *shown]
         lines.append(f"| {' | '.join(first)} |")
     return "\n".join(lines)
 
@@ -137,17 +139,12 @@ def draw(found: dict[str, list[Run]]) -> str:
     )  # fmt: skip
     for (upper, lower), (name, runs) in zip(grid.T, found.items(), strict=True):
         warm, *path = over_seeds(runs)
-        places, labels = range(len(path)), [f"{row['slack'][0]:g}" for row in path]
-        means, deviations = zip(*(row["promised"] for row in path), strict=True)
-        upper.errorbar(places, means, yerr=deviations, fmt="o-", ms=4, capsize=2, color="#495057")
+        places, labels = range(len(path)), [f"{row['slack'].mean:g}" for row in path]
+        _bars(upper, places, [row["promised"] for row in path], color="#495057")
         upper.set(yscale="log", title=name)
         for key, colour, shift in (("validation", VALIDATION, -0.08), ("test", TEST, 0.08)):
-            means, deviations = zip(*(row[key] for row in path), strict=True)
-            lower.errorbar(
-                [place + shift for place in places], means, yerr=deviations, fmt="o-", ms=4, capsize=2, color=colour,
-                label=key,
-            )  # fmt: skip
-            lower.axhline(warm[key][0], color=colour, ls=(0, (4, 3)), lw=0.9, label=f"{key}, warm start")
+            _bars(lower, [place + shift for place in places], [row[key] for row in path], color=colour, label=key)
+            lower.axhline(warm[key].mean, color=colour, ls=(0, (4, 3)), lw=0.9, label=f"{key}, warm start")
         lower.set_xticks(places, labels, rotation=45)
         lower.set(xlabel="slack ratio ρ (evenly spaced)", ylabel=runs[0]["metric"])
         for axes in (upper, lower):

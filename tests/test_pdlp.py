@@ -221,17 +221,17 @@ def test_weights_do_not_leave_their_box_for_large_rows() -> None:
     assert solution.objective == pytest.approx(-2.0, rel=1e-3) and solution.x.abs().max() <= 1
 
 
-@pytest.mark.parametrize("diagonal", [1e-9, 1e-8])
-def test_hyperparameters_of_equal_effect(diagonal: float) -> None:
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_hyperparameters_of_equal_effect(seed: int) -> None:
     """The small system of the factored projection is singular to rounding."""
-    n, column = 20, randn(20, 1, seed=1)
-    hessian = LowRankPlusDiagonal(
-        diagonal=diagonal * torch.ones(n, dtype=torch.float64), factor=randn(n, 3, seed=2),
-        core=torch.ones(3, dtype=torch.float64),
-    )  # fmt: skip
+    generator, n = torch.Generator().manual_seed(seed), 20
+    column, factor = (torch.randn(n, k, generator=generator, dtype=torch.float64) for k in (1, 3))
+    ones = torch.ones(n, dtype=torch.float64)
     lp = assemble_direction_lp(
-        grad_hyper=torch.zeros(2, dtype=torch.float64), grad_weights=randn(n, seed=3), hessian=hessian,
-        mixed=Dense(column.repeat(1, 2)), delta=0.0, weights_radius=10 * torch.ones(n, dtype=torch.float64),
+        grad_hyper=torch.zeros(2, dtype=torch.float64),
+        grad_weights=torch.randn(n, generator=generator, dtype=torch.float64),
+        hessian=LowRankPlusDiagonal(diagonal=1e-9 * ones, factor=factor, core=ones[:3]),
+        mixed=Dense(column.repeat(1, 2)), delta=0.0, weights_radius=ones,
     )  # fmt: skip
     assert solve_lp(lp, PDLP(time_limit=20)).objective == pytest.approx(solve_lp(lp, HiGHS()).objective, rel=1e-3)
 

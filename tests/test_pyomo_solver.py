@@ -222,10 +222,18 @@ def test_models_that_are_no_linear_program_are_refused(make: Callable[[], Any], 
 
 
 def test_a_point_that_is_not_feasible_bounds_nothing(solver: Any) -> None:
-    model = diet(pyo.minimize)
-    model.strict = pyo.Constraint(expr=model.x["c"] >= 1e-3)
-    problem = solver.solve(model, options={"max_iterations": 1}).problem
-    assert problem.upper_bound == float("inf") or problem.upper_bound >= pyo.value(model.cost) - 1e-6
+    """A covering program: what an early stop has is cheaper than the optimum, and no incumbent."""
+    model = pyo.ConcreteModel()
+    model.I = pyo.RangeSet(30)
+    model.x = pyo.Var(model.I, bounds=(0, None))
+    model.cost = pyo.Objective(expr=sum((1 + i % 3) * model.x[i] for i in model.I))
+    model.cover = pyo.Constraint(
+        model.I, rule=lambda m, i: sum(((i * j) % 5 + (i == j)) * m.x[j] for j in m.I) >= i
+    )
+    best = solver.solve(model).problem.upper_bound
+    assert best == pytest.approx(201.0, rel=1e-3)
+    early = solver.solve(model, options={"max_iterations": 1}).problem
+    assert early.lower_bound <= best * (1 + 1e-3) and early.upper_bound >= best * (1 - 1e-3)
 
 
 def test_without_a_solution_nothing_old_is_left(solver: Any, caplog: pytest.LogCaptureFixture) -> None:
