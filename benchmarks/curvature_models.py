@@ -45,8 +45,9 @@ from lift_core import (
 )
 from lift_core.allocation import keep_freed_memory
 from lift_core.curvature import Definiteness
+from lift_core.lp_move import LPDirection
 from lift_core.metering import Metered
-from lift_core.moves import LPDirection, Move, Situation
+from lift_core.moves import Move, Situation
 from lift_core.problem import Split
 from lift_core.records import write_atomically
 from lift_core.training import TrainingState

@@ -26,8 +26,9 @@ from lift_core.line_search import Armijo, GoldenSection, LineSearch, LineSearchR
 from lift_core.linearization import Linearization, linearize
 from lift_core.lp.record import BackendAnswer, LinearProgram, LPBackend, LPStart, LPStatus
 from lift_core.lp.verdict import KKTResiduals, LPSolution, solve_lp, solve_lps
+from lift_core.lp_move import LPDirection
 from lift_core.metering import Cost, Metered
-from lift_core.moves import Candidate, Direction, LineMove, LPDirection, Move, NegativeGradient, SignGradient, Situation
+from lift_core.moves import Candidate, Direction, LineMove, Move, NegativeGradient, SignGradient, Situation
 from lift_core.operators import (
     Dense,
     Diagonal,

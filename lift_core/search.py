@@ -16,8 +16,9 @@ from lift_core.description import require_batches, require_description
 from lift_core.direction import TrustBox
 from lift_core.line_search import GoldenSection, LineSearch
 from lift_core.lp import LPBackend, LPStatus
+from lift_core.lp_move import LPDirection
 from lift_core.metering import Cost, Metered
-from lift_core.moves import Facts, LPDirection, Move, Situation
+from lift_core.moves import Facts, Move, Situation
 from lift_core.problem import BilevelProblem, Point, Split
 from lift_core.recorder import OnProgress, Recorder
 from lift_core.records import SearchState, SearchStatus

@@ -116,7 +116,11 @@ def test_a_control_waits_a_tenth_of_its_epochs_for_a_new_best(move: Move) -> Non
     A race gives each of two trials fifty epochs, whatever comes, and the winner the rest.
     """
     problem = Scores()
-    losses = [2.0] * (50 if isinstance(move, SuccessiveHalving) else 0) + [2.0 + k / 100 for k in range(7)] + [1.0 - k / 1000 for k in range(200)]
+    losses = (
+        [2.0] * (50 if isinstance(move, SuccessiveHalving) else 0)
+        + [2.0 + k / 100 for k in range(7)]
+        + [1.0 - k / 1000 for k in range(200)]
+    )
     problem.script = {False: losses, True: losses}
     price = epoch_price(problem, getattr(move, "splits", ("train",)))
     here = replace(situation(problem, trainer=Scripted(), budget=200.0 * price), selection_loss=3.0)

@@ -227,9 +227,7 @@ def test_a_point_that_is_not_feasible_bounds_nothing(solver: Any) -> None:
     model.I = pyo.RangeSet(30)
     model.x = pyo.Var(model.I, bounds=(0, None))
     model.cost = pyo.Objective(expr=sum((1 + i % 3) * model.x[i] for i in model.I))
-    model.cover = pyo.Constraint(
-        model.I, rule=lambda m, i: sum(((i * j) % 5 + (i == j)) * m.x[j] for j in m.I) >= i
-    )
+    model.cover = pyo.Constraint(model.I, rule=lambda m, i: sum(((i * j) % 5 + (i == j)) * m.x[j] for j in m.I) >= i)
     best = solver.solve(model).problem.upper_bound
     assert best == pytest.approx(201.0, rel=1e-3)
     early = solver.solve(model, options={"max_iterations": 1}).problem

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from lift_core.lp_move import is_usable
 from lift_core.metering import Cost
-from lift_core.moves import is_usable
 
 Document = Mapping[str, Any]
 NEAR_ZERO = 1e-3
