@@ -75,6 +75,8 @@ class ArticleWeights(LanguageModel):
         for name in _NO_STRENGTHS:
             if name in options:
                 raise ValueError(f"{name}: expected none, as the only hyperparameters are weights of articles")
+        if "train" in (options.get("skip_tokens") or {}):
+            raise ValueError("skip_tokens: expected none for train, whose articles are cut one by one")
         self._noise = (corrupted_share, replaced_share, int(options.get("seed", 0)))
         super().__init__(**options)
 

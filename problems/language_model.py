@@ -32,7 +32,7 @@ from problems.causal_lm import (
 from problems.parameter_oracles import BatchMean, Layout, gauss_newton, hessian, mean_gradient, shares
 from problems.penalty import Penalty, build_regularizer, hyper_range
 from problems.text import TextDataset, four_splits, load_texts
-from problems.token_batches import TokenBatch, TokenBatches, checked_limits, token_blocks
+from problems.token_batches import TokenBatch, TokenBatches, checked_counts, token_blocks
 from problems.token_loss import TokenLoss, WeightedLoss
 
 
@@ -99,6 +99,7 @@ class LanguageModel(BilevelProblem):
         block_length: int | None = None,
         batch_blocks: int = 8,
         train_share: float = 1.0,
+        skip_tokens: Mapping[Split, int] | None = None,
         max_tokens: Mapping[Split, int] | None = None,
         keep_inputs: bool = True,
         keep_graphs: int = 4 * 2**30,
@@ -119,7 +120,8 @@ class LanguageModel(BilevelProblem):
             block_length: tokens per block; by default the model's context length, at most 1,024.
             batch_blocks: blocks per batch.
             train_share: share of the training articles that is used, drawn by the seed.
-            max_tokens: a limit for some of the splits.
+            skip_tokens: tokens at the start of some of the splits that are left out.
+            max_tokens: a limit for some of the splits, of the tokens behind those.
             keep_inputs: keep the hidden states below the tuned part, 4 bytes x width per token in float32.
             keep_graphs: bytes of differentiated batches that Hessian products may keep; a batch beyond them is
                 differentiated again for every product.
@@ -135,7 +137,8 @@ class LanguageModel(BilevelProblem):
         check_device(device)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.batch_blocks, self.keep_inputs, self.keep_graphs = batch_blocks, keep_inputs, keep_graphs
-        self.max_tokens = checked_limits(max_tokens or {})
+        self.skip_tokens = checked_counts("skip_tokens", skip_tokens or {}, least=0)
+        self.max_tokens = checked_counts("max_tokens", max_tokens or {}, least=2)
         self.articles = four_splits(load_texts(texts), train_share=train_share, seed=seed)
         self.tokenizer = load_tokenizer(tokenizer, model)
         self.model = load_model(model, dtype=(dtype := as_dtype(dtype)), device=self.device)
@@ -211,6 +214,7 @@ class LanguageModel(BilevelProblem):
                 self.articles[split],
                 self.tokenizer,
                 block_length=self.block_length,
+                skip_tokens=self.skip_tokens.get(split, 0),
                 max_tokens=self.max_tokens.get(split),
                 split=split,
             )
@@ -254,6 +258,8 @@ class LanguageModel(BilevelProblem):
         if self.regularizer is not None:
             penalty = f"{type(self.regularizer).__name__} from {self._initial_hyper.tolist()}"
         limits = f"blocks of {self.block_length} tokens, at most {dict(sorted(self.max_tokens.items()))}"
+        if skipped := {split: count for split, count in sorted(self.skip_tokens.items()) if count}:
+            limits += f" behind {skipped}"
         return f"{super().describe()}, {penalty}, {limits}, {self._layout.dtype}, content {content.hexdigest()[:16]}"
 
     def perplexity(self, point: Point, split: Split) -> Perplexity:

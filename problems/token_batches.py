@@ -22,40 +22,47 @@ def article_tokens(articles: Sequence[str], tokenizer: Any) -> list[list[int]]:
 
 
 def token_blocks(
-    articles: Sequence[str], tokenizer: Any, *, block_length: int, max_tokens: int | None = None, split: str = ""
+    articles: Sequence[str],
+    tokenizer: Any,
+    *,
+    block_length: int,
+    skip_tokens: int = 0,
+    max_tokens: int | None = None,
+    split: str = "",
 ) -> Int64[Tensor, "blocks block_length"]:
     """Non-overlapping blocks of a split's articles, joined by a blank line; the last partial block is left out.
 
     Args:
-        max_tokens: use at most so many tokens, from the first articles on.
+        skip_tokens: leave out so many tokens at the start.
+        max_tokens: use at most so many of the others, from the first articles on.
         split: what error messages call the articles.
 
     Raises:
         ValueError: if the text has less than one block.
     """
-    ids = list(chain.from_iterable(article_tokens(articles, tokenizer)))
+    ids = list(chain.from_iterable(article_tokens(articles, tokenizer)))[skip_tokens:]
     count = min(len(ids), len(ids) if max_tokens is None else max_tokens) // block_length
     if count == 0:
         raise ValueError(
-            f"block_length: the split {split!r} has {len(ids)} tokens (max_tokens={max_tokens}), less than one block "
-            f"of {block_length}"
+            f"block_length: the split {split!r} has {len(ids)} tokens (skip_tokens={skip_tokens}, "
+            f"max_tokens={max_tokens}), less than one block of {block_length}"
         )
     return torch.tensor(ids[: count * block_length], dtype=torch.int64).view(count, block_length)
 
 
-def checked_limits(max_tokens: Mapping[Split, int]) -> Mapping[Split, int]:
-    """Limits of tokens by split, as they came.
+def checked_counts(name: str, counts: Mapping[Split, int], *, least: int) -> Mapping[Split, int]:
+    """Numbers of tokens by split, as they came.
 
     Raises:
-        ValueError: for a split that does not exist, or a limit that leaves nothing to predict.
+        ValueError: for a split that does not exist, or a number that is too small.
     """
-    unknown = set(max_tokens) - set(get_args(Split))
+    unknown = set(counts) - set(get_args(Split))
     if unknown:
-        raise ValueError(f"max_tokens: expected splits out of {get_args(Split)}, got {sorted(unknown)}")
-    for split, limit in max_tokens.items():
-        if limit < 2:
-            raise ValueError(f"max_tokens: expected at least a block of tokens for {split}, got {limit}")
-    return max_tokens
+        raise ValueError(f"{name}: expected splits out of {get_args(Split)}, got {sorted(unknown)}")
+    for split, count in counts.items():
+        if count < least:
+            raise ValueError(f"{name}: expected at least {least} tokens for {split}, got {count}")
+    return counts
 
 
 @dataclass(frozen=True, eq=False)

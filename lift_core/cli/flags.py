@@ -152,6 +152,10 @@ MoreControls = Annotated[
           "--more-controls/--no-more-controls",
           default="no-more-controls", panel=_STEPS),
 ]  # fmt: skip
+OnlyControls = Annotated[
+    str | None,
+    _flag("Of these methods, those whose name it finds.", metavar="REGEX", default="(all)", panel=_STEPS),
+]
 ControlsRadius = Annotated[
     float | None,
     _flag("Δ_θ of the controls -gradient and -sign(gradient).", default="--weights-radius", panel=_STEPS),

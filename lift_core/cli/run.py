@@ -69,6 +69,7 @@ def run(
     tolerance: flags.Tolerance = None,
     controls: flags.Controls = None,
     more_controls: flags.MoreControls = None,
+    only_controls: flags.OnlyControls = None,
     controls_radius: flags.ControlsRadius = None,
     seed: flags.Seed = None,
     threads: flags.Threads = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -75,6 +76,7 @@ class RunSettings:
     tolerance: float = LocalSearch.tolerance
     controls: bool = True
     more_controls: bool = False
+    only_controls: str = ""
     controls_radius: float | None = None
     seed: int = LocalSearch.seed
     threads: int = 1
@@ -90,6 +92,14 @@ class RunSettings:
             raise ValueError(f"--select: expected a share of the weights in (0, 1], got {self.select}")
         if self.select_options and self.select is None:
             raise ValueError("--select-set: expected together with --select BUDGET, got it alone")
+        if self.only_controls and not self.controls:
+            raise ValueError(f"--only-controls: expected together with controls, got {self.only_controls!r} without")
+        try:
+            re.compile(self.only_controls)
+        except re.error as error:
+            raise ValueError(
+                f"--only-controls: expected a regular expression, got {self.only_controls!r} ({error})"
+            ) from error
         if self.controls_radius is not None and not 0 < self.controls_radius < math.inf:
             raise ValueError(f"--controls-radius: expected a positive number, got {self.controls_radius}")
         if not 1 <= self.threads <= MAX_THREADS:
@@ -141,8 +151,17 @@ class RunSettings:
         return box if self.controls_radius is None else replace(box, weights_radius=self.controls_radius)
 
     def _controls(self, box: TrustBox, share: float) -> tuple[Move, ...]:
+        """Those whose name ``only_controls`` finds."""
         if not self.controls:
             return ()
+        found = self._all_controls(box, share)
+        chosen = tuple(control for control in found if re.search(self.only_controls, control.name))
+        if not chosen:
+            names = ", ".join(control.name for control in found)
+            raise ValueError(f"--only-controls: expected part of one of {names}; got {self.only_controls!r}")
+        return chosen
+
+    def _all_controls(self, box: TrustBox, share: float) -> tuple[Move, ...]:
         if not self.more_controls:
             return standard_controls(box, share=share)
         try:
