@@ -183,6 +183,7 @@ def test_fisher_estimates_the_weighted_gauss_newton_matrix() -> None:
         ({"sampled_blocks": 0}, "sampled_blocks: expected at least 1, or None for all, got 0"),
         ({"initial_strength": 0.1}, "initial_strength: expected none"),
         ({"block_length": 16, "texts": tiny_texts() | {"train": [article(1, 10)]}}, "no training article has a block"),
+        ({"skip_tokens": {"train": 7}}, "skip_tokens: expected none for train"),
         ({"max_tokens": {"train": 7}}, "max_tokens: expected at least a block of 8 tokens for train"),
     ],
 )

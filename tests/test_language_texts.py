@@ -87,6 +87,16 @@ def test_the_description_knows_the_limits_of_the_splits_not_their_order() -> Non
     assert one.describe() == other.describe() != tiny_problem(max_tokens={"train": 96}).describe()
 
 
+def test_tokens_at_the_start_of_a_split_are_left_out() -> None:
+    whole, skipping = tiny_problem(), tiny_problem(skip_tokens={"test": 9}, max_tokens={"test": 17})
+    tokens = token_blocks(whole.articles["test"], tiny_tokenizer(), block_length=1)[:, 0]
+    blocks = torch.cat([batch.ids for batch in skipping.batches("test")])
+    assert torch.equal(blocks, tokens[9:25].view(2, 8))
+    assert torch.equal(skipping.batches("train")[0].ids, whole.batches("train")[0].ids)
+    assert skipping.describe() != tiny_problem(max_tokens={"test": 17}).describe()
+    assert tiny_problem(skip_tokens={"test": 0}).describe() == whole.describe()
+
+
 def test_model_and_tokenizer_from_a_folder(tmp_path: Path) -> None:
     tiny_gpt2().save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
@@ -98,8 +108,10 @@ def test_model_and_tokenizer_from_a_folder(tmp_path: Path) -> None:
 
 def test_a_split_shorter_than_a_block_is_named() -> None:
     problem = tiny_problem(max_tokens={"selection": 7})
-    with pytest.raises(ValueError, match=r"'selection' has 40 tokens \(max_tokens=7\), less than one block of 8"):
+    with pytest.raises(ValueError, match=r"'selection' has 40 tokens .*max_tokens=7\), less than one block of 8"):
         problem.batches("selection")
+    with pytest.raises(ValueError, match=r"'selection' has 5 tokens \(skip_tokens=35, .* less than one block of 8"):
+        tiny_problem(skip_tokens={"selection": 35}).batches("selection")
 
 
 def test_a_tokenizer_of_another_model_is_noticed() -> None:

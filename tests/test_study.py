@@ -61,6 +61,22 @@ def test_every_cell_of_a_plan_is_a_run_with_a_name_of_its_own(plan: str) -> None
     assert sorted(with_controls) == sorted({(cell.setting, cell.seed) for cell in planned})  # one variant each
 
 
+def test_the_last_word_is_spoken_on_test_tokens_that_no_other_plan_reads() -> None:
+    last, others = ([c for c in make_plan(plan, seeds=range(1))] for plan in ("unread", "language"))
+    others += make_plan("articles", seeds=range(1))
+    same = {cell.setting: cell for cell in others if cell.variant == "LiFT"}
+    read = max(cell.settings["problem_options"]["max_tokens"]["test"] for cell in others)
+    assert len(last) == 3
+    for cell in last:
+        options = dict(cell.settings["problem_options"])
+        assert options.pop("skip_tokens")["test"] >= read and "test" not in options.pop("max_tokens")
+        other = same[cell.setting]
+        assert options == {k: v for k, v in other.settings["problem_options"].items() if k != "max_tokens"}
+        assert cell.settings | {"problem_options": None} == {
+            **other.settings, "only_controls": cell.settings["only_controls"], "problem_options": None
+        }  # fmt: skip
+
+
 def test_another_model_is_tuned_on_whole_splits() -> None:
     options = [cell.settings["problem_options"] for cell in make_plan("language", seeds=range(1), model="gpt2")]
     assert {entry["model"] for entry in options} == {"gpt2"} and {entry["max_tokens"] for entry in options} == {None}
