@@ -62,7 +62,7 @@ def test_every_cell_of_a_plan_is_a_run_with_a_name_of_its_own(plan: str) -> None
 
 
 def test_the_last_word_is_spoken_on_test_tokens_that_no_other_plan_reads() -> None:
-    last, others = ([c for c in make_plan(plan, seeds=range(1))] for plan in ("unread", "language"))
+    last, others = (list(make_plan(plan, seeds=range(1))) for plan in ("unread", "language"))
     others += make_plan("articles", seeds=range(1))
     same = {cell.setting: cell for cell in others if cell.variant == "LiFT"}
     read = max(cell.settings["problem_options"]["max_tokens"]["test"] for cell in others)

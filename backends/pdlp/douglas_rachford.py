@@ -37,8 +37,9 @@ from lift_core.lp import BackendAnswer, LPStart, LPStatus
 SAFETY = 0.9
 """Share of ``rtol`` for residuals; gap and leak together get half of that, so that the objective is within ``rtol``."""
 STALL_ITERATIONS = 5_000
-STEP = 0.1
-"""What polishing measures its proximal steps in, in steps of the splitting."""
+STEP, DUAL_WEIGHT = 0.03, 3.0
+"""What polishing measures its proximal steps in, in steps of the splitting, and the weight between steps of x and of y,
+in ``‖y‖ / ‖x‖``: rows are violated long after the objectives agree, so y has to move faster than balance asks for."""
 FIRST_POLISH = 80
 """Iterations before polishing is first tried where curvature is factored, times the number of programs in the batch:
 programs share their iterations but not their Newton steps, of which later attempts need fewer."""
@@ -205,7 +206,7 @@ class DouglasRachford(AnchoredIteration):
         """Offer what Newton's method makes of the current pair; whether that is accurate."""
         lp, best = self.batch.program(column), self.best[column]
         kkt, x, y = KKTCheck(lp), self.x[:, column].contiguous(), self.y[:, column].contiguous()
-        weight = float(y.norm()) / (float(x.norm()) or 1.0) or 1.0
+        balanced = float(y.norm()) / (float(x.norm()) or 1.0) or 1.0
         step = STEP * float(
             self.gamma[column] / self.cost_size[column] * self.projection.graph.scale_x[:, column].square().mean()
         )
@@ -218,8 +219,9 @@ class DouglasRachford(AnchoredIteration):
 
         goal = SAFETY * self.rtol
         found = polish.run(
-            lp, x, y, weight, step * weight, judge=judge, goal=goal, iterations=self.iterations, deadline=self.deadline
-        )
+            lp, x, y, DUAL_WEIGHT * balanced, step * balanced,
+            judge=judge, goal=goal, iterations=self.iterations, deadline=self.deadline,
+        )  # fmt: skip
         return found.residual <= goal
 
     def feasible_point(self) -> Float64[Tensor, "n b"]:

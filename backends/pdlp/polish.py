@@ -49,9 +49,9 @@ SOLVED = 1e-3
 """Share of the move of y to which the equation of a proximal point is solved, where rounding allows."""
 ROUNDING = 2e-9
 """Share of the size of the rows below which rounding may be all that is left of it."""
-STALLED, HOPELESS = 3, 22
+STALLED = 3
 """Newton steps in a row, none of which halves what is left, after which the equation counts as solved, if that may be
-rounding; and after which the point is given up in any case."""
+rounding."""
 HALVINGS = 15
 
 
@@ -62,10 +62,11 @@ class Equations(ABC):
         cost: of a Newton step, in iterations of the first-order method.
         fewest_steps: that an attempt may take, however early it comes.
         growth: factor by which proximal steps grow while they are easy, and shrink when they are not.
+        hopeless: steps in a row, none of which halves what is left, after which a point is given up.
     """
 
-    def __init__(self, A: LinearOperator, *, cost: float, fewest_steps: int, growth: float) -> None:  # noqa: N803
-        self.A, self.cost, self.fewest_steps, self.growth = A, cost, fewest_steps, growth
+    def __init__(self, A: LinearOperator, *, cost: float, fewest_steps: int, growth: float, hopeless: int) -> None:  # noqa: N803
+        self.A, self.cost, self.fewest_steps, self.growth, self.hopeless = A, cost, fewest_steps, growth, hopeless
 
     @abstractmethod
     def solve(
@@ -78,7 +79,7 @@ class EntryEquations(Equations):
     """By one Cholesky factorisation of a dense matrix with a row for every row of A, and one step of refinement."""
 
     def __init__(self, matrix: Dense | Sparse) -> None:
-        super().__init__(matrix, cost=10 + (matrix.shape[0] / 50) ** 2, fewest_steps=100, growth=4.0)
+        super().__init__(matrix, cost=10 + (matrix.shape[0] / 50) ** 2, fewest_steps=100, growth=4.0, hopeless=22)
         self._matrix = matrix
 
     def solve(self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Tensor) -> Tensor | None:
@@ -95,7 +96,7 @@ class FactoredEquations(Equations):
     """In O(n (2k + p)^2) with `StructuredSystem`, which the interior-point method solves its equations with."""
 
     def __init__(self, program: LinearProgram, A: DirectionMatrix) -> None:  # noqa: N803
-        super().__init__(A, cost=10, fewest_steps=300, growth=2.0)
+        super().__init__(A, cost=10, fewest_steps=300, growth=2.0, hopeless=10)
         self._program, self._matrix = program, A
 
     @cached_property
@@ -148,7 +149,10 @@ class Polish:
         iterations: int,
         deadline: float = math.inf,
     ) -> Polished:
-        """Take proximal steps until ``judge`` finds a pair below ``goal`` or too many in a row are given up."""
+        """Take proximal steps until ``judge`` finds a pair below ``goal`` or too many in a row are given up.
+
+        A step of length l is ``tau = l / weight`` for x and s, and ``sigma = l weight`` for y.
+        """
         self._next = int(PATIENCE * iterations)
         best, length = Polished(x, y, math.inf), FIRST_STEP * step
         allowed, growth = self._affordable(iterations), self._equations.growth
@@ -240,7 +244,7 @@ class ProximalPoint:
             smallest = min(smallest, off)
             solved = (steps > 0 and off <= SOLVED * move) or off <= 1e-14
             converged = solved or (slow >= STALLED and off <= ROUNDING * self._size)
-            stopped = steps == max_steps or slow >= HOPELESS or time.monotonic() > deadline
+            stopped = steps == max_steps or slow >= self._equations.hopeless or time.monotonic() > deadline
             direction = None if converged or stopped else self._newton_direction(at)
             if direction is None:
                 return _Found(at.x, at.s, y, steps, steps - slow, converged)
