@@ -1,75 +1,43 @@
 # %% [markdown]
 # A bilevel problem around any `torch.nn.Module`: a small network on two interleaved moons, with one weight-decay
-# strength per layer. The module stays as it is; its parameters become one flat float64 vector.
+# strength per layer. The module stays as it is; `ModuleProblem` makes one flat float64 vector of its parameters.
 
 # %%
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import get_args
 
 import torch
 from sklearn.datasets import make_moons
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 import lift_core as lift
 from backends import HiGHS
+from problems import ModuleProblem
 
 TOY = os.environ.get("LIFT_TOY") == "1"
 
 
 # %% [markdown]
-# A problem states where the search starts, the batches of the four splits, and one loss. Derivatives follow by
-# autodiff. `outputs` and `output_loss` are optional: with them Gauss-Newton curvature is available.
+# It needs the module, batches for the four splits, and a loss of outputs and targets. Derivatives follow by autodiff.
 
 
 # %%
-class Moons(lift.BilevelProblem):
-    """Binary classification of two moons by a small network, one L2 strength per layer."""
-
-    name = "moons"
-
-    def __init__(self, *, num_hidden: int = 16, num_samples: int = 60, noise: float = 0.3, seed: int = 0) -> None:
-        torch.manual_seed(seed)
-        self.module = nn.Sequential(nn.Linear(2, num_hidden), nn.Tanh(), nn.Linear(num_hidden, 1)).double()
-        parameters = dict(self.module.named_parameters())
-        ends = torch.tensor([value.numel() for value in parameters.values()]).cumsum(0).tolist()
-        self.groups = {name: slice(start, end) for name, start, end in zip(parameters, [0, *ends], ends, strict=False)}
-        self.hyper_names = ("strength.hidden", "strength.output")
-        self.hyper_lower = torch.full((2,), -12.0, dtype=torch.float64)
-        self.hyper_upper = torch.full((2,), 4.0, dtype=torch.float64)
-        layer = [0 if name.startswith("0.") else 1 for name, value in parameters.items() for _ in range(value.numel())]
-        self.regularizer = lift.L2(layer, num_hyper=2)
-        self._batches = {
-            split: [_moons(num_samples, noise, seed=4 * seed + number)]
-            for number, split in enumerate(get_args(lift.Split))
-        }
-
-    def initial_point(self) -> lift.Point:
-        weights = torch.cat([value.detach().flatten() for value in self.module.parameters()])
-        return lift.Point(torch.full((2,), -9.0, dtype=torch.float64), weights)
-
-    def batches(self, split: lift.Split) -> Sequence[lift.Batch]:
-        return self._batches[split]
-
-    def upper_loss(self, hyper: Tensor, weights: Tensor, batch: lift.Batch) -> Tensor:
-        return self.output_loss(hyper, self.outputs(weights, batch), batch)
-
-    def outputs(self, weights: Tensor, batch: lift.Batch) -> Tensor:
-        shapes = {name: value.shape for name, value in self.module.named_parameters()}
-        named = {name: weights[part].view(shapes[name]) for name, part in self.groups.items()}
-        return functional_call(self.module, named, (batch[0],))[:, 0]
-
-    def output_loss(self, hyper: Tensor, outputs: Tensor, batch: lift.Batch) -> Tensor:
-        return nn.functional.binary_cross_entropy_with_logits(outputs, batch[1])
-
-
-def _moons(num_samples: int, noise: float, seed: int) -> tuple[Tensor, Tensor]:
+def moons(num_samples: int = 60, noise: float = 0.3, *, seed: int) -> tuple[Tensor, Tensor]:
     inputs, labels = make_moons(num_samples, noise=noise, random_state=seed)
-    return torch.from_numpy(inputs), torch.from_numpy(labels).double()
+    return torch.from_numpy(inputs), torch.from_numpy(labels)[:, None].double()
 
+
+torch.manual_seed(0)
+num_hidden = 4 if TOY else 16
+problem = ModuleProblem(
+    nn.Sequential(nn.Linear(2, num_hidden), nn.Tanh(), nn.Linear(num_hidden, 1)).double(),
+    {split: [moons(seed=number)] for number, split in enumerate(get_args(lift.Split))},
+    loss=binary_cross_entropy_with_logits,
+    regularize_by="module",
+)
 
 # %% [markdown]
 # The contract compares every derivative with finite differences and says in a sentence what is wrong.
@@ -77,7 +45,6 @@ def _moons(num_samples: int, noise: float, seed: int) -> tuple[Tensor, Tensor]:
 # %%
 from lift_core.testing import check_problem  # noqa: E402  (a cell of its own)
 
-problem = Moons(num_hidden=4 if TOY else 16)
 check_problem(problem)
 
 # %% [markdown]
@@ -98,3 +65,11 @@ for row in result.methods:
     print(f"{row['method']:<40}{row['label']:<22}selection {row['selection']:.4f}   test {row['test']:.4f}")
 for name, before, after in zip(result.hyper_names, result.hyper_before, result.hyper_after, strict=True):
     print(f"{name:<24}log strength {before:+.2f} -> {after:+.2f}")
+
+# %% [markdown]
+# The found weights, in a module of the same kind.
+
+# %%
+found = problem.module_at(result.point)
+inputs, labels = problem.batches("test")[0]
+print(f"test accuracy {float(((found(inputs) > 0) == labels).double().mean()):.3f}")

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from problems.data_cleaning import DataCleaning
+from problems.module import ModuleProblem
 from problems.network import Network
 from problems.quadratic import Quadratic
 from problems.regression import Regression
@@ -25,6 +26,7 @@ __all__ = [
     "DataCleaning",
     "GPT2WikiText2",
     "LanguageModel",
+    "ModuleProblem",
     "Network",
     "NoisyWikiText2",
     "Quadratic",

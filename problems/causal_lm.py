@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -17,6 +16,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 
 from problems.activations import TanhGELU
 from problems.attention import NAME as CLOSED_FORM_ATTENTION
+from problems.module import matching_parameters
 
 Grouping = Literal["block", "tensor", "kind"]
 """What shares one hyperparameter: a transformer block, one tensor, or one kind of module (attention, MLP, norm ...)."""
@@ -115,21 +115,9 @@ def choose_parameters(
     Raises:
         ValueError: if a block does not exist, or a pattern matches nothing within the blocks.
     """
-    names = {id(value): name for name, value in reversed(list(model.named_parameters(remove_duplicate=False)))}
     inside = None if blocks is None else block_prefixes(model, blocks)
-    chosen: set[str] = set()
-    for pattern in ["*"] if patterns is None else patterns:
-        matches = {
-            names[id(value)]
-            for name, value in model.named_parameters(remove_duplicate=False)
-            if fnmatchcase(name, pattern) and (inside is None or name.startswith(inside))
-        }
-        if not matches:
-            some = ", ".join(list(names.values())[-8:])
-            where = "" if inside is None else f" within blocks={list(blocks or ())}"
-            raise ValueError(f"trainable: {pattern!r} matches no parameter{where}; names look like {some}")
-        chosen |= matches
-    return tuple(name for name, _ in model.named_parameters() if name in chosen)
+    within = "" if inside is None else f" within blocks={list(blocks or ())}"
+    return matching_parameters(model, ["*"] if patterns is None else patterns, inside, within)
 
 
 def block_prefixes(model: nn.Module, blocks: Sequence[int]) -> tuple[str, ...]:
