@@ -25,7 +25,7 @@ SYSTEM_MATRICES = 14
 """Of its systems' size, those among them that allocators have not yet given back: up to 13 were seen."""
 PDLP_VECTORS = 56
 """Of the weights' length in Douglas-Rachford splitting, per program."""
-POLISH_VECTORS = 66
+POLISH_VECTORS = 70
 """More of them while a program is polished."""
 
 

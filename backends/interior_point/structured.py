@@ -36,6 +36,9 @@ from lift_core.operators import Dense, DirectionMatrix, GroupColumns, LowRankPlu
 
 LARGEST_CORE = 2_000
 """Up to this size the core grows where accuracy asks for it."""
+FEW, UPDATES, SHRINKS = 1 / 8, 20, 1e-4
+"""Share of the blocks up to which the sums over them follow the changes since the last factorisation instead of being
+added up again, how often in a row, and how far their largest entries may shrink meanwhile: rounding stays."""
 
 
 def core_size(A: DirectionMatrix) -> int:  # noqa: N803
@@ -48,13 +51,16 @@ class StructuredSystem(NewtonSystem):
     """Weights in blocks of two unknowns; (t, z, λ) and the most extreme blocks in a small dense core.
 
     V and J are read where they are, a chunk of rows at a time: unless they are small, no other array has more than n
-    entries.
+    entries. With ``follow``, sums over blocks are kept from one factorisation to the next, with three vectors: where
+    Θ and Θ_s have few values, as in a semismooth Newton method, most blocks stay as they were.
     """
 
     proximal = 1e-24  # D² may be that much smaller than the entries of V Vᵀ, which are the unit
 
-    def __init__(self, A: DirectionMatrix) -> None:  # noqa: N803
+    def __init__(self, A: DirectionMatrix, *, follow: bool = False) -> None:  # noqa: N803
         super().__init__(A)
+        self._follow, self._updates = follow, 0
+        self._sums: tuple[tuple[Tensor, ...], Tensor] | None = None
         self.D, self.V, self.C = factors(A.hessian)
         self.num_hyper, self.rank = A.num_hyper, len(self.C)
         small = len(self.D) * (self.rank + self.num_hyper) <= SMALL_FACTORS
@@ -188,22 +194,47 @@ class StructuredSystem(NewtonSystem):
         return core.triu() + core.triu(1).T
 
     def _grams(self) -> tuple[Tensor, Tensor, Tensor]:
-        """``Vᵀ diag(first) V``, ``Vᵀ diag(mixed) [V J]`` and ``[V J]ᵀ diag(second) [V J]``, added up by chunks.
-
-        One product ``[V J]ᵀ [first V  mixed V  second [V J]]`` a chunk, whose factors stay in the cache.
-        """
+        """``Vᵀ diag(first) V``, ``Vᵀ diag(mixed) [V J]`` and ``[V J]ᵀ diag(second) [V J]``."""
         k, both = self.rank, self.rank + self.num_hyper
-        together = self.V.new_zeros(both, both + 2 * k)
-        for part in chunks(len(self.D), self.D.device, GRAM_ROWS):
-            V = self.V[part]  # noqa: N806
-            VJ = torch.cat([V, self.J.dense_rows(part)], dim=1) if self._both is None else self._both[part]  # noqa: N806
-            weighted = V.new_empty(len(V), both + 2 * k)
-            by_weight = zip(weighted.split([k, k, both], dim=1), self._inverse, (V, V, VJ), strict=True)
-            for block, entries, rows in by_weight:
-                torch.mul(rows, entries[part, None], out=block)
-            together.addmm_(VJ.T, weighted)
+        together = self._followed()
+        if together is None:
+            together, self._updates = self.V.new_zeros(both, both + 2 * k), 0
+            for part in chunks(len(self.D), self.D.device, GRAM_ROWS):
+                self._add_up(together, part, [entries[part] for entries in self._inverse])
+        if self._follow:
+            self._sums = self._inverse, together
         by_first, by_mixed, by_second = together.split([k, k, both], dim=1)
         return by_first[:k], by_mixed.T, by_second
+
+    def _followed(self) -> Float64[Tensor, "k+p 3k+p"] | None:
+        """The sums of the last factorisation, brought up to date; None if that is not worth it, or not accurate."""
+        if self._sums is None or self._updates >= UPDATES:
+            return None
+        before, together = self._sums
+        changed = torch.zeros_like(self.D, dtype=torch.bool)
+        for old, new in zip(before, self._inverse, strict=True):
+            if new.abs().max() < SHRINKS * old.abs().max():
+                return None
+            changed |= old != new
+        rows = changed.nonzero()[:, 0]
+        if len(rows) > FEW * len(changed):
+            return None
+        self._updates += 1
+        for some in chunks(len(rows), rows.device, GRAM_ROWS):
+            part = rows[some]
+            change = [new[part] - old[part] for old, new in zip(before, self._inverse, strict=True)]
+            self._add_up(together, part, change)
+        return together
+
+    def _add_up(self, together: Float64[Tensor, "k+p 3k+p"], part: slice | Tensor, weights: list[Tensor]) -> None:
+        """Add some rows: one product ``[V J]ᵀ [first V  mixed V  second [V J]]``, whose factors stay in the cache."""
+        V = self.V[part]  # noqa: N806
+        VJ = torch.cat([V, self.J.dense_rows(part)], dim=1) if self._both is None else self._both[part]  # noqa: N806
+        weighted = V.new_empty(len(V), together.shape[1])
+        blocks = weighted.split([self.rank, self.rank, len(together)], dim=1)
+        for block, entries, rows in zip(blocks, weights, (V, V, VJ), strict=True):
+            torch.mul(rows, entries[:, None], out=block)
+        together.addmm_(VJ.T, weighted)
 
     def _spread(self, vector: Tensor, fill: float) -> Float64[Tensor, " n"]:
         """From the kept rows to all rows."""

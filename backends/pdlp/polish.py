@@ -102,7 +102,7 @@ class FactoredEquations(Equations):
     @cached_property
     def _system(self) -> StructuredSystem:
         """Made when it is first needed; some programs of a batch are solved without."""
-        system = StructuredSystem(self._matrix)
+        system = StructuredSystem(self._matrix, follow=True)
         set_units(system, self._program)
         return system
 
