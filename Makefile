@@ -24,7 +24,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 study-check: $(READY)
-	printf '%s\n' language articles small ablations | xargs -P 2 -I {} sh -c \
+	printf '%s\n' language articles unread small ablations | xargs -P 2 -I {} sh -c \
 	  'shown=$$($(BIN)/lift study --check docs/results/{}.json --within 7 2>&1); code=$$?; echo "$$shown"; exit $$code'
 
 docs: $(READY)
