@@ -41,7 +41,7 @@ STEP, DUAL_WEIGHT = 0.03, 3.0
 """What polishing measures its proximal steps in, in steps of the splitting, and the weight between steps of x and of y,
 in ``‖y‖ / ‖x‖``: rows are violated long after the objectives agree, so y has to move faster than balance asks for."""
 FIRST_POLISH = 80
-"""Iterations before polishing is first tried where curvature is factored, times the number of programs in the batch:
+"""Iterations before polishing is first tried where curvature is factored, times half the number of programs in a batch:
 programs share their iterations but not their Newton steps, of which later attempts need fewer."""
 SMALLEST_SHRINKAGE = 0.9
 """Below this, shrinking towards 0 would cost more than the violation it repairs."""
@@ -106,7 +106,8 @@ class DouglasRachford(AnchoredIteration):
         self.improved_at, self.previous = [0] * batch.size, (zero_x, zero_y)
         if polish and can_polish(self.n, zero_x.device):
             equations = [equations_of_factors(batch.program(column)) for column in range(batch.size)]
-            self.polish = [None if found is None else Polish(found, FIRST_POLISH * batch.size) for found in equations]
+            first = math.ceil(FIRST_POLISH * max(batch.size / 2, 1))
+            self.polish = [None if found is None else Polish(found, first) for found in equations]
         self.cost_size = torch.ones(batch.size, dtype=torch.float64, device=zero_x.device)
         self._set_bounds()
         z = torch.zeros_like(self.cost)
