@@ -55,8 +55,10 @@ def test_every_cell_of_a_plan_is_a_run_with_a_name_of_its_own(plan: str) -> None
     assert len({cell.name for cell in planned}) == len(planned)
     assert all(re.fullmatch(r"[a-z0-9._-]+", cell.name) for cell in planned)
     for cell in planned:
-        merged = {**(PRESETS[cell.preset] if cell.preset else {}), **cell.settings}
-        RunSettings(**merged | {"slack": tuple(merged.get("slack", (0.1,)))}).search()
+        for one in (cell, cell.without_controls()):
+            merged = {**(PRESETS[cell.preset] if cell.preset else {}), **one.settings}
+            search = RunSettings(**merged | {"slack": tuple(merged.get("slack", (0.1,)))}).search()
+        assert not search.controls
     with_controls = [(cell.setting, cell.seed) for cell in planned if cell.settings["controls"]]
     assert sorted(with_controls) == sorted({(cell.setting, cell.seed) for cell in planned})  # one variant each
 

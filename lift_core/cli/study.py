@@ -8,7 +8,6 @@ import os
 import random
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -133,7 +132,7 @@ def _check(path: Path, rtol: float, within: float, console: Console) -> int:
     typer.echo(f"{path}: {cell.setting} | {cell.variant} | seed {cell.seed}")
     if chosen[whole] > 60 * within:
         typer.echo("  without its controls, with which it took longer")
-        cell = replace(cell, settings={**cell.settings, "controls": False})
+        cell = cell.without_controls()
     with tempfile.TemporaryDirectory() as folder:
         (outcome,) = _run([cell], Path(folder), 1, console)
     if outcome.document is None:

@@ -4,7 +4,7 @@ A *cell* is one ``lift run``; a *plan* is a list of cells; a *setting* is what a
 a *variant* is one way to run LiFT there. The summary averages over seeds.
 
 >>> sorted(PLANS)
-['ablations', 'articles', 'language', 'small']
+['ablations', 'articles', 'language', 'small', 'unread']
 """
 
 from lift_core.study.plans import PLANS, Cell, make_plan

@@ -51,6 +51,11 @@ class Cell:
         )
         return "_".join((*words, str(self.seed))).replace("%", "pc")
 
+    def without_controls(self) -> Cell:
+        """The same run alone: controls start where LiFT does, and have no part in it."""
+        kept = {key: value for key, value in self.settings.items() if key not in ("more_controls", "only_controls")}
+        return replace(self, settings={**kept, "controls": False})
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
