@@ -13,7 +13,7 @@ again, a few heads at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,8 +22,11 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-CHUNK = 4_000_000
-"""Entries of the attention matrices that are formed at once (16 MB each in float32)."""
+CHUNK = {"cpu": 1 << 20, "cuda": 1 << 22}
+"""Entries of an attention matrix that are formed at once, by the type of device; on a CPU a dozen such pieces stay near
+its caches."""
+BLOCKS, SMALLEST_BLOCK = 8, 64
+"""Into how many blocks the queries are cut, and the fewest in one: what lies above the diagonal blocks is left out."""
 
 NAME = "lift_causal"
 """Under this name transformers knows the attention below."""
@@ -59,32 +62,48 @@ def _for_transformers(
 AttentionInterface.register(NAME, _for_transformers)
 
 
-def _chunks(query: Heads) -> Iterator[slice]:
+def _blocks(query: Heads) -> Iterator[tuple[slice, list[slice]]]:
+    """Some heads, and blocks of their queries; a block sees no keys beyond its last query."""
     heads, length, _ = query.shape
-    size = max(1, CHUNK // length**2)
-    return (slice(start, start + size) for start in range(0, heads, size))
+    rows = max(SMALLEST_BLOCK, -(-length // BLOCKS))
+    size = max(1, CHUNK.get(query.device.type, CHUNK["cpu"]) // (rows * length))
+    blocks = [slice(start, min(start + rows, length)) for start in range(0, length, rows)]
+    return ((slice(start, start + size), blocks) for start in range(0, heads, size))
 
 
 def _weights(query: Heads, key: Heads, scale: float) -> Tensor:
-    """P of some heads; the matrix products with rows beyond the diagonal vanish, as P does there."""
-    length = query.shape[-2]
-    future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+    """P of the last queries to all keys; products with entries beyond the diagonal vanish, as P does there."""
+    rows, length = query.shape[-2], key.shape[-2]
+    future = torch.ones(rows, length, dtype=torch.bool, device=query.device).triu(length - rows + 1)
     scores = (scale * query) @ key.mT
     return scores.masked_fill_(future, float("-inf")).softmax(-1)
 
 
 def _centred(weights: Tensor, values: Tensor) -> Tensor:
     """``P ∘ (X - rowsum(P ∘ X))``: the derivative of softmax at P along X."""
-    return weights * (values - (weights * values).sum(-1, keepdim=True))
+    return (values - (weights * values).sum(-1, keepdim=True)).mul_(weights)
+
+
+def _total(blocks: Sequence[Heads]) -> Heads:
+    """The sum of what blocks of queries contribute to keys; the last one sees all."""
+    *shorter, total = blocks
+    for part in shorter:
+        total[:, : part.shape[1]].add_(part)
+    return total
 
 
 def _gradient(query: Heads, key: Heads, value: Heads, upstream: Heads, scale: float) -> tuple[Tensor, Tensor, Tensor]:
     out: list[tuple[Tensor, Tensor, Tensor]] = []
-    for part in _chunks(query):
-        q, k, v, do = query[part], key[part], value[part], upstream[part]
-        weights = _weights(q, k, scale)
-        d_scores = scale * _centred(weights, do @ v.mT)
-        out.append((d_scores @ k, d_scores.mT @ q, weights.mT @ do))
+    for part, blocks in _blocks(query):
+        terms: list[tuple[Tensor, Tensor, Tensor]] = []
+        for rows in blocks:
+            q, do = query[part, rows], upstream[part, rows]
+            k, v = key[part, : rows.stop], value[part, : rows.stop]
+            weights = _weights(q, k, scale)
+            d_scores = _centred(weights, do @ v.mT)
+            terms.append((scale * (d_scores @ k), scale * (d_scores.mT @ q), weights.mT @ do))
+        dq, dk, dv = zip(*terms, strict=True)
+        out.append((torch.cat(dq, dim=1), _total(dk), _total(dv)))
     columns = [torch.cat(column) for column in zip(*out, strict=True)]
     return columns[0], columns[1], columns[2]
 
@@ -92,7 +111,23 @@ def _gradient(query: Heads, key: Heads, value: Heads, upstream: Heads, scale: fl
 def _curvature(
     query: Heads, key: Heads, value: Heads, upstream: Heads, scale: float, into: tuple[Heads, Heads, Heads]
 ) -> tuple[Tensor, ...]:
-    """Gradient in (q, k, v, do) of ``φ = <a, dq> + <b, dk> + <c, dv>`` for given (a, b, c).
+    """Gradient in (q, k, v, do) of ``φ = <a, dq> + <b, dk> + <c, dv>`` for given (a, b, c)."""
+    out: list[tuple[Tensor, ...]] = []
+    for part, blocks in _blocks(query):
+        terms: list[tuple[Tensor, ...]] = []
+        for rows in blocks:
+            of_rows = (block[part, rows] for block in (query, upstream, into[0]))
+            of_keys = (block[part, : rows.stop] for block in (key, value, *into[1:]))
+            terms.append(_block_curvature(*of_rows, *of_keys, scale=scale))
+        q_bar, k_bar, v_bar, do_bar = zip(*terms, strict=True)
+        out.append((torch.cat(q_bar, dim=1), _total(k_bar), _total(v_bar), torch.cat(do_bar, dim=1)))
+    return tuple(torch.cat(column) for column in zip(*out, strict=True))
+
+
+def _block_curvature(
+    q: Heads, do: Heads, a: Heads, k: Heads, v: Heads, b: Heads, c: Heads, *, scale: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What some queries contribute to `_curvature`.
 
     With ``M = s (a k^T + q b^T)`` and ``N = do c^T``, ``φ = <M, dS> + <N, P>``; writing ``m``, ``D`` for the row sums
     of ``P ∘ M`` and ``P ∘ dP``:
@@ -100,19 +135,14 @@ def _curvature(
         E = P ∘ (M - m),   P̄ = dP ∘ (M - m) - D ∘ M + N,   S̄ = P ∘ (P̄ - rowsum(P ∘ P̄))
         q̄ = s (S̄ k + dS b),   k̄ = s (S̄^T q + dS^T a),   v̄ = E^T do,   d̄o = E v + P c
     """
-    out: list[tuple[Tensor, ...]] = []
-    for part in _chunks(query):
-        q, k, v, do = query[part], key[part], value[part], upstream[part]
-        a, b, c = (cotangent[part] for cotangent in into)
-        weights, d_weights = _weights(q, k, scale), do @ v.mT
-        inner = (weights * d_weights).sum(-1, keepdim=True)
-        mixed = (scale * a) @ k.mT + (scale * q) @ b.mT
-        centred = mixed - (weights * mixed).sum(-1, keepdim=True)
-        d_scores = scale * weights * (d_weights - inner)
-        moved = weights * centred
-        s_bar = scale * _centred(weights, d_weights * centred - inner * mixed + do @ c.mT)
-        out.append((s_bar @ k + d_scores @ b, s_bar.mT @ q + d_scores.mT @ a, moved.mT @ do, moved @ v + weights @ c))
-    return tuple(torch.cat(column) for column in zip(*out, strict=True))
+    weights, d_weights = _weights(q, k, scale), do @ v.mT
+    inner = (weights * d_weights).sum(-1, keepdim=True)
+    mixed = torch.baddbmm((scale * a) @ k.mT, scale * q, b.mT)
+    centred = mixed - (weights * mixed).sum(-1, keepdim=True)
+    p_bar = torch.baddbmm((d_weights * centred).addcmul_(inner, mixed, value=-1), do, c.mT)
+    d_scores, s_bar, moved = (d_weights - inner).mul_(weights), _centred(weights, p_bar), weights * centred
+    q_bar, k_bar = torch.baddbmm(s_bar @ k, d_scores, b), torch.baddbmm(s_bar.mT @ q, d_scores.mT, a)
+    return scale * q_bar, scale * k_bar, moved.mT @ do, torch.baddbmm(moved @ v, weights, c)
 
 
 class _Attention(torch.autograd.Function):

@@ -21,10 +21,14 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> 
     return (scale * query @ key.mT).masked_fill(future, -torch.inf).softmax(-1) @ value
 
 
-@pytest.mark.parametrize("chunk", [1, 60, 4_000_000])
-def test_attention_and_its_first_two_derivatives(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "CHUNK", chunk)
-    parts = tuple(normal(1, 3, 4, 2, seed=seed) for seed in range(3))
+@pytest.mark.parametrize("chunk", [1, 20, 1 << 20])
+@pytest.mark.parametrize("smallest_block", [1, 2, 64])
+def test_attention_and_its_first_two_derivatives(
+    chunk: int, smallest_block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(attention.CHUNK, "cpu", chunk)
+    monkeypatch.setattr(attention, "SMALLEST_BLOCK", smallest_block)
+    parts = tuple(normal(1, 3, 5, 2, seed=seed) for seed in range(3))
 
     def ours(*parts: Tensor) -> Tensor:
         return attention.causal_attention(*parts, 0.37)
