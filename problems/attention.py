@@ -139,7 +139,7 @@ def _block_curvature(
     inner = (weights * d_weights).sum(-1, keepdim=True)
     mixed = torch.baddbmm((scale * a) @ k.mT, scale * q, b.mT)
     centred = mixed - (weights * mixed).sum(-1, keepdim=True)
-    p_bar = torch.baddbmm((d_weights * centred).addcmul_(inner, mixed, value=-1), do, c.mT)
+    p_bar = torch.baddbmm((d_weights * centred).sub_(inner * mixed), do, c.mT)
     d_scores, s_bar, moved = (d_weights - inner).mul_(weights), _centred(weights, p_bar), weights * centred
     q_bar, k_bar = torch.baddbmm(s_bar @ k, d_scores, b), torch.baddbmm(s_bar.mT @ q, d_scores.mT, a)
     return scale * q_bar, scale * k_bar, moved.mT @ do, torch.baddbmm(moved @ v, weights, c)

@@ -44,10 +44,13 @@ def test_activation_and_its_first_two_derivatives(piece: int, monkeypatch: pytes
     assert torch.autograd.gradcheck(TanhGELU(), (x,)) and torch.autograd.gradgradcheck(TanhGELU(), (x,))
 
 
-@pytest.mark.parametrize("rows", [4, 128])
+@pytest.mark.parametrize(("tokens", "words"), [(4, 2), (4, 2048), (512, 4), (512, 2048)])
 @pytest.mark.parametrize("keep", [0, 1000], ids=["formed again", "kept"])
-def test_head_loss_and_its_first_two_derivatives(rows: int, keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head_loss, "ROWS", rows)
+def test_head_loss_and_its_first_two_derivatives(
+    tokens: int, words: int, keep: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(head_loss.TOKENS, "cpu", tokens)
+    monkeypatch.setitem(head_loss.WORDS, "cpu", words)
     monkeypatch.setattr(head_loss, "KEEP", keep)
     hidden, head, targets = normal(6, 4), normal(9, 4, seed=1).detach(), torch.tensor([0, 8, 3, 3, 1, 2])
 
