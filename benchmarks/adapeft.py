@@ -30,7 +30,7 @@ from rich.console import Console
 
 import lift_core as lift
 from backends import HiGHS, InteriorPoint
-from lift_core.allocation import keep_freed_memory
+from lift_core.allocation import tune_allocator
 from lift_core.metering import Metered
 from lift_core.problem import BilevelProblem
 from lift_core.records import write_atomically
@@ -258,7 +258,7 @@ def main() -> None:
     if unknown := set(methods) - set(METHODS):
         parser.error(f"--methods: expected some of {', '.join(METHODS)}, got {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)
-    keep_freed_memory()
+    tune_allocator()
     console = Console(width=170)
     seeds, budgets = args.seeds.split(","), [float(budget) for budget in args.budgets.split(",")]
     if args.summary:

@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lift_core.allocation import keep_freed_memory
+from lift_core.allocation import tune_allocator
 from lift_core.metering import Metered
 from lift_core.records import write_atomically
 from lift_core.selection import (
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--stretches", type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()
+    tune_allocator()
     rows = [
         stretch_ratios(estimator, args.stretches)
         for estimator in (ForwardInfluence(first_step=1e-3), ExactInfluence(at_once=1))

@@ -26,7 +26,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import lift_core as lift
 from backends import HiGHS
-from lift_core.allocation import keep_freed_memory
+from lift_core.allocation import tune_allocator
 from lift_core.records import write_atomically
 from lift_core.selection import (
     ExactInfluence,
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    keep_freed_memory()
+    tune_allocator()
     rows = []
     for seed in args.seeds.split(","):
         path = args.out / f"seed-{seed}.json"

@@ -43,7 +43,7 @@ from lift_core import (
     TrustBox,
     standard_controls,
 )
-from lift_core.allocation import keep_freed_memory
+from lift_core.allocation import tune_allocator
 from lift_core.curvature import Definiteness
 from lift_core.lp_move import LPDirection
 from lift_core.metering import Metered
@@ -255,7 +255,7 @@ def main() -> None:
         parser.error("--compare shares: the digits network has one training batch; choose a language problem")
     torch.set_num_threads(options.threads)
     logging.disable_progress_bar()
-    keep_freed_memory()
+    tune_allocator()
     if options.compare != "models":
         options.out = options.out / options.compare
     for name in options.problems:

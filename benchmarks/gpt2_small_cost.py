@@ -32,7 +32,7 @@ from transformers import logging
 from backends import InteriorPoint
 from backends.memory import direction_lp_bytes, interior_point_bytes
 from lift_core import LinearProgram, LowRank, TrustBox, solve_lp
-from lift_core.allocation import keep_freed_memory
+from lift_core.allocation import tune_allocator
 from lift_core.curvature import build_curvature
 from lift_core.direction import slack_path_lps
 from lift_core.linearization import NORM_BATCHES, linearize
@@ -169,7 +169,7 @@ def main() -> None:
     options = parse_options()
     torch.set_num_threads(options.threads)
     logging.disable_progress_bar()
-    keep_freed_memory()
+    tune_allocator()
     problem = make_problem(options)
     seconds = passes(problem, options)
     lp, products = direction_program(problem, options)

@@ -25,7 +25,7 @@ from torch import Tensor
 from transformers import logging
 
 from lift_core import LowRank, Trainer, build_curvature, linearize
-from lift_core.allocation import keep_freed_memory
+from lift_core.allocation import tune_allocator
 from lift_core.krylov import conjugate_gradient
 from lift_core.problem import Point
 from lift_core.records import write_atomically
@@ -72,7 +72,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     logging.disable_progress_bar()
-    keep_freed_memory()
+    tune_allocator()
     rows: list[dict[str, object]] = []
     for strength in options.strengths:
         problem = GPT2WikiText2(

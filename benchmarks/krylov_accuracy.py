@@ -20,7 +20,7 @@ from rich.table import Table
 from transformers import logging
 
 from lift_core import LowRank, Trainer, build_curvature
-from lift_core.allocation import keep_freed_memory
+from lift_core.allocation import tune_allocator
 from lift_core.krylov import block_lanczos
 from lift_core.metering import Metered
 from lift_core.records import write_atomically
@@ -40,7 +40,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     logging.disable_progress_bar()
-    keep_freed_memory()
+    tune_allocator()
     problem = GPT2WikiText2(max_tokens={"train": options.tokens, "direction": 8192, "selection": 2048, "test": 2048})
     state = TrainingState.fresh(problem.initial_point())
     for _ in range(options.warmup_epochs):

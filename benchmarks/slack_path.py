@@ -29,7 +29,7 @@ from transformers import logging
 
 from backends import DualNewton, InteriorPoint
 from lift_core import BilevelProblem, Exact, LowRank, LPDirection, Situation, Trainer, TrustBox
-from lift_core.allocation import keep_freed_memory
+from lift_core.allocation import tune_allocator
 from lift_core.records import write_atomically
 from lift_core.study import Spread
 from lift_core.study.summary import spread
@@ -164,7 +164,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     logging.disable_progress_bar()
-    keep_freed_memory()
+    tune_allocator()
     store = options.out / "slack_path.json"
     found: dict[str, list[Run]] = json.loads(store.read_text()) if store.exists() else {}
     wanted = [(name, seed) for name in options.settings for seed in range(options.seeds)]

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from lift_core.allocation import keep_freed_memory
+from lift_core.allocation import tune_allocator
 from lift_core.cli import check, compare, listing, run, select, study
 
 app = typer.Typer(name="lift", add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     A mistake in the arguments, data or installation, and numbers that left their range, end as one line on the error
     stream; anything unexpected keeps its traceback.
     """
-    keep_freed_memory()
+    tune_allocator()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a character that the terminal lacks fails no finished run
