@@ -52,11 +52,9 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     logging.disable_progress_bar()
     tune_allocator()
-    model = (
-        {"model": gpt2_small(), "tokenizer": load_tokenizer(BUNDLED_MODEL, BUNDLED_MODEL)}
-        if options.size == "small"
-        else {}
-    )
+    model: dict[str, Any] = {}
+    if options.size == "small":
+        model.update(model=gpt2_small(), tokenizer=load_tokenizer(BUNDLED_MODEL, BUNDLED_MODEL))
     problem = GPT2WikiText2(
         **model, max_tokens={"train": options.tokens, "direction": 8192, "selection": 2048, "test": 2048}
     )
