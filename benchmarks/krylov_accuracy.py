@@ -52,11 +52,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     logging.disable_progress_bar()
     tune_allocator()
-    model: dict[str, Any] = {}
+    options_of_model: dict[str, Any] = {}
     if options.size == "small":
-        model.update(model=gpt2_small(), tokenizer=load_tokenizer(BUNDLED_MODEL, BUNDLED_MODEL))
+        options_of_model.update(model=gpt2_small(), tokenizer=load_tokenizer(BUNDLED_MODEL, BUNDLED_MODEL))
     problem = GPT2WikiText2(
-        **model, max_tokens={"train": options.tokens, "direction": 8192, "selection": 2048, "test": 2048}
+        **options_of_model, max_tokens={"train": options.tokens, "direction": 8192, "selection": 2048, "test": 2048}
     )
     state = TrainingState.fresh(problem.initial_point())
     for _ in range(options.warmup_epochs):
