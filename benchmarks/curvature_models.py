@@ -159,7 +159,7 @@ def backend_for(setting: Setting, model: CurvatureModel, box: TrustBox) -> LPBac
     if setting.dense:
         return HiGHS() if box.rows != "all" else InteriorPoint(rtol=1e-6)
     if isinstance(model, (Exact, GaussNewton)):
-        return PDLP(rtol=1e-2, max_iterations=30, check_interval=10)
+        return PDLP(rtol=1e-2, max_iterations=300, check_interval=10)
     return DualNewton(rtol=1e-4)
 
 

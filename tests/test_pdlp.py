@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from backends import HiGHS
+from backends.mps import read_mps
 from backends.pdlp import PDLP
 from lift_core.lp import LinearProgram, LPStart, LPStatus, solve_lp
 from lift_core.operators import (
@@ -26,6 +28,7 @@ from lift_core.testing import KnownLP, check_backend, known_lp
 from lift_core.testing.strategies import closed_form_direction_lps, direction_lps, known_lps
 from tests.explicit_lp_cases import CASES, INFEASIBLE, UNBOUNDED
 
+NETLIB = Path(__file__).parent / "data" / "netlib"
 ALGORITHMS = ("halpern", "douglas_rachford")
 HESSIANS = ("indefinite", "singular", "ill-conditioned", "low rank", "diagonal")
 
@@ -284,3 +287,11 @@ def test_on_a_gpu(algorithm: str) -> None:
             assert moved.status.ok
             assert moved.objective == pytest.approx(objective, rel=1e-3)
         assert moved.x.device == lp.A.device
+
+
+@pytest.mark.parametrize("name", ["afiro", "blend", "sc50a"])
+def test_answers_to_loose_tolerances_are_polished(name: str) -> None:
+    lp = read_mps(NETLIB / f"{name}.mps")
+    plain, polished = (solve_lp(lp, PDLP(rtol=1e-4, polish=polish)) for polish in (False, True))
+    assert plain.status is LPStatus.OPTIMAL and polished.status is LPStatus.OPTIMAL
+    assert plain.kkt.worst > 1e-6 > polished.kkt.worst

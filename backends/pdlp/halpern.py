@@ -36,6 +36,11 @@ from lift_core.lp import BackendAnswer, LinearProgram, LPStart, LPStatus
 STEP = 0.998
 FIRST_POLISH = 500
 """Iterations before polishing is first tried."""
+SHARE = 1 / 16
+"""Iterations before the first attempt, where more, as a share of what its Newton steps may cost."""
+FINE, FEWEST = 1e-6, 30
+"""What an answer to a looser tolerance is polished to if that takes as long as all iterations did, or so many Newton
+steps: where duals are huge, residuals of 1e-4 can hide an objective that is percents off."""
 JUMP = 10.0
 """Polished pairs that are so many times better are where the next epoch starts."""
 SMALLEST_STEP = 1e-8
@@ -127,7 +132,8 @@ class PDHG(AnchoredIteration):
         self.kkt, self.A = KKTCheck(batch), scaled.batch.A
         entries = read_entries(self.A)
         equations = equations_of_entries(entries) if polish and entries is not None else None
-        self.polish = [None if equations is None else Polish(equations, FIRST_POLISH) for _ in starts]
+        first = 0 if equations is None else max(FIRST_POLISH, int(SHARE * equations.fewest_steps * equations.cost))
+        self.polish = [None if equations is None else Polish(equations, first) for _ in starts]
         self.met_at = [0] * batch.size
         self.first_error = self.tau = self.sigma = torch.zeros(batch.size, dtype=torch.float64, device=x.device)
         self.at = self.anchor = self.mapped = Pair(x, y, product(self.A, x), transposed_product(self.A, y))
@@ -203,8 +209,10 @@ class PDHG(AnchoredIteration):
         """Whether residuals and objective are accurate; or the residuals alone, long after they became so."""
         goal, polish = SAFETY * self.rtol, self.polish[column]
         if residuals.score > goal and polish is not None and polish.is_due(self.iterations):
-            self._polish(column, polish, residuals.score)
+            self._polish(column, polish, residuals.score, goal)
         if self.best[column].score <= goal:
+            if polish is not None and self.best[column].score > FINE:
+                self._polish(column, polish, residuals.score, FINE, steps=polish.worth(self.iterations, FEWEST))
             return True
         if residuals.worst > goal:
             return False
@@ -251,7 +259,7 @@ class PDHG(AnchoredIteration):
         self._begin(fresh)
         self._any_fresh = pending
 
-    def _polish(self, column: int, polish: Polish, residual: float) -> None:
+    def _polish(self, column: int, polish: Polish, residual: float, goal: float, *, steps: int | None = None) -> None:
         """Offer what Newton's method makes of the current pair, and go on from there if it is better."""
         scaled, lp, best = self.scaled.keep([column]), self.batch.keep([column]), self.best[column]
         kkt = KKTCheck(lp)
@@ -265,8 +273,7 @@ class PDHG(AnchoredIteration):
 
         found = polish.run(
             scaled.batch.program(0), self.mapped.x[:, column], self.mapped.y[:, column], self.weights[column].value,
-            self.eta, judge=judge, goal=SAFETY * self.rtol, iterations=self.iterations,
-            deadline=self.deadline,
+            self.eta, judge=judge, goal=goal, iterations=self.iterations, deadline=self.deadline, steps=steps,
         )  # fmt: skip
         if found.residual < residual / JUMP:
             self.jumps[column] = found.x, found.y

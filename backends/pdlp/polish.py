@@ -148,14 +148,16 @@ class Polish:
         goal: float,
         iterations: int,
         deadline: float = math.inf,
+        steps: int | None = None,
     ) -> Polished:
         """Take proximal steps until ``judge`` finds a pair below ``goal`` or too many in a row are given up.
 
-        A step of length l is ``tau = l / weight`` for x and s, and ``sigma = l weight`` for y.
+        A step of length l is ``tau = l / weight`` for x and s, and ``sigma = l weight`` for y. Newton steps are at most
+        ``steps``; None: what so many iterations allow.
         """
         self._next = int(PATIENCE * iterations)
         best, length = Polished(x, y, math.inf), FIRST_STEP * step
-        allowed, growth = self._affordable(iterations), self._equations.growth
+        allowed, growth = self._affordable(iterations) if steps is None else steps, self._equations.growth
         failures, longest = 0, math.inf
         s, size = self._equations.A.matvec(x).clamp(program.row_lower, program.row_upper), self._size_of_rows(x)
         while allowed > 0 and failures < FAILURES and time.monotonic() < deadline:
@@ -183,6 +185,10 @@ class Polish:
     def _size_of_rows(self, x: Tensor) -> float:
         """``‖A x‖`` where nothing cancels: with every other sign turned."""
         return float(self._equations.A.matvec(x * (1 - 2 * (torch.arange(len(x), device=x.device) % 2))).norm())
+
+    def worth(self, iterations: int, fewest: int) -> int:
+        """Newton steps that cost as much as all iterations so far, and a few in any case."""
+        return max(fewest, int(iterations / self._equations.cost))
 
     def _affordable(self, iterations: int) -> int:
         """Newton steps that cost half as much as all iterations so far, and some in any case."""
