@@ -41,15 +41,12 @@ class Layout:
         """The parts as tensors to differentiate by."""
         return {name: part.requires_grad_() for name, part in self.tensors(vector.detach()).items()}
 
-    def add(self, total: Float64[Tensor, " n"], parts: Sequence[Tensor], factor: float, *, first: bool = False) -> None:
-        """``total += factor * parts``, or ``=`` for the first, in pieces: mixed precisions would make large copies."""
+    def add(self, total: Float64[Tensor, " n"], parts: Sequence[Tensor], factor: float) -> None:
+        """``total += factor * parts``, in pieces: a sum of two precisions makes a copy of what it converts."""
         for place, part in zip(self.groups.values(), parts, strict=True):
             pieces = zip(total[place].split(_PIECE), part.detach().flatten().split(_PIECE), strict=True)
             for sum_so_far, piece in pieces:
-                if first:
-                    sum_so_far.copy_(piece).mul_(factor)
-                else:
-                    sum_so_far.add_(piece, alpha=factor)
+                sum_so_far.add_(piece, alpha=factor)
 
 
 @dataclass(frozen=True)
@@ -59,10 +56,6 @@ class BatchMean:
     batches: Sequence[Any]
     shares: Sequence[float]
 
-    def __post_init__(self) -> None:
-        if not self.batches:
-            raise ValueError("batches: expected at least one, got none")
-
     def __iter__(self) -> Iterator[tuple[Any, float]]:
         return zip(self.batches, self.shares, strict=True)
 
@@ -71,10 +64,10 @@ def mean_gradient(
     layout: Layout, weights: Float64[Tensor, " n"], loss: Callable[[Parameters, Any], Tensor], mean: BatchMean
 ) -> Float64[Tensor, " n"]:
     """Gradient of the mean loss."""
-    leaves, total = layout.leaves(weights), torch.empty_like(weights)
-    for index, (batch, share) in enumerate(mean):
+    leaves, total = layout.leaves(weights), torch.zeros_like(weights)
+    for batch, share in mean:
         parts = grad(loss(leaves, batch), list(leaves.values()), allow_unused=True, materialize_grads=True)
-        layout.add(total, parts, share, first=index == 0)
+        layout.add(total, parts, share)
     return total
 
 
@@ -175,11 +168,11 @@ def _operator(
     def matmat(columns: Tensor) -> Tensor:
         """Batches outside, columns inside: a graph that is not kept is built once for all columns."""
         tangents = [list(layout.tensors(column).values()) for column in columns.T]
-        totals = [torch.empty_like(weights) for _ in tangents]
+        totals = [torch.zeros_like(weights) for _ in tangents]
         for index, (batch, share) in enumerate(mean):
             one = graph(index, batch)
             for total, tangent in zip(totals, tangents, strict=True):
-                layout.add(total, one.product(tangent), share, first=index == 0)
+                layout.add(total, one.product(tangent), share)
         return torch.stack(totals, dim=1) if len(totals) > 1 else totals[0][:, None]
 
     return MatrixFree(len(weights), lambda x: matmat(x[:, None])[:, 0], matmat=matmat, device=weights.device)
