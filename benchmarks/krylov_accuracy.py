@@ -40,7 +40,7 @@ def main() -> None:
         "--size",
         choices=("bundled", "small"),
         default="bundled",
-        help="the bundled model, or GPT-2 Small's architecture",
+        help="the bundled model, or GPT-2 Small's architecture with random weights",
     )
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--block", nargs="+", type=int, default=[1, 4], help="block sizes of the Krylov space")
@@ -52,12 +52,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     logging.disable_progress_bar()
     tune_allocator()
-    options_of_model: dict[str, Any] = {}
-    if options.size == "small":
-        options_of_model.update(model=gpt2_small(), tokenizer=load_tokenizer(BUNDLED_MODEL, BUNDLED_MODEL))
-    problem = GPT2WikiText2(
-        **options_of_model, max_tokens={"train": options.tokens, "direction": 8192, "selection": 2048, "test": 2048}
-    )
+    problem = make_problem(options.size, options.tokens)
     state = TrainingState.fresh(problem.initial_point())
     for _ in range(options.warmup_epochs):
         state, _ = Trainer().epoch(problem, state, seed=0)
@@ -87,6 +82,14 @@ def main() -> None:
     console.print(table)
     write_atomically(options.out / "results.json", json.dumps(results, indent=2))
     console.print(f"errors relative to the reference; wrote {options.out / 'results.json'}")
+
+
+def make_problem(size: str, tokens: int) -> GPT2WikiText2:
+    """The last block of one of the two models."""
+    options: dict[str, Any] = {"max_tokens": {"train": tokens, "direction": 8192, "selection": 2048, "test": 2048}}
+    if size == "small":
+        options.update(model=gpt2_small(), tokenizer=load_tokenizer(BUNDLED_MODEL, BUNDLED_MODEL))
+    return GPT2WikiText2(**options)
 
 
 def top(values: torch.Tensor) -> list[float]:

@@ -17,9 +17,9 @@ def tune_allocator() -> bool:
 
     By default glibc returns each large block to the system, and the next batch pays for the same pages again: about a
     third of the time of a pass over a language model on a CPU. In pages of 4 KiB, matrix products with results of many
-    megabytes wait for translations of addresses, a tenth of the time of GPT-2 Small's Hessian products. The price is
-    that the process stays as large as it ever was, and a few percent of memory. Call it before the first tensor is
-    made: torch looks up what it is told of pages once. What the environment says of ``THP_MEM_ALLOC_ENABLE`` holds.
+    megabytes wait for translations of addresses. The price is that the process stays as large as it ever was, and a
+    few percent of memory. Call it before the first tensor is made: torch looks up what it is told of pages once. What
+    the environment says of ``THP_MEM_ALLOC_ENABLE`` holds.
     """
     if not sys.platform.startswith("linux"):
         return False

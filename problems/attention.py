@@ -8,7 +8,7 @@ For one head with queries q, keys k and values v, each (length x width), and sca
 
 and the gradient's own derivative, see `_curvature`. With ordinary autodiff operations a gradient that is differentiated
 again stores about ten matrices of length x length for each head; here q, k and v are kept and the matrices are formed
-again, a few heads at a time.
+again, a block of queries of a few heads at a time.
 """
 
 from __future__ import annotations
