@@ -35,6 +35,9 @@ from problems.text import TextDataset, four_splits, load_texts
 from problems.token_batches import TokenBatch, TokenBatches, checked_counts, token_blocks
 from problems.token_loss import TokenLoss, WeightedLoss
 
+PRODUCT_TOKENS = 2048
+"""Curvature products take a batch in parts of so many tokens, so that they fit where a gradient of the batch does."""
+
 
 @dataclass(frozen=True)
 class Perplexity:
@@ -286,11 +289,11 @@ class LanguageModel(BilevelProblem):
         return self._gradient(point, chosen, self._training(point.hyper))
 
     def training_hessian(self, point: Point, batches: Sequence[TokenBatch] | None = None) -> MatrixFree:
-        mean = self._batch_mean(self.batches("train") if batches is None else batches)
+        mean = self._batch_mean(self.batches("train") if batches is None else batches, cut=True)
         return hessian(self._layout, point.weights, self._training(point.hyper), mean, keep_bytes=self.keep_graphs)
 
     def training_gauss_newton(self, point: Point, batches: Sequence[TokenBatch] | None = None) -> MatrixFree:
-        mean = self._batch_mean(self.batches("train") if batches is None else batches)
+        mean = self._batch_mean(self.batches("train") if batches is None else batches, cut=True)
         parts = self._training(point.hyper).convex_part()
         return gauss_newton(self._layout, point.weights, *parts, mean, keep_bytes=self.keep_graphs)
 
@@ -324,8 +327,9 @@ class LanguageModel(BilevelProblem):
     def _gradient(self, point: Point, batches: Sequence[TokenBatch], loss: TokenLoss | WeightedLoss) -> Tensor:
         return mean_gradient(self._layout, point.weights, loss, self._batch_mean(batches))
 
-    def _batch_mean(self, batches: Sequence[TokenBatch]) -> BatchMean:
-        return BatchMean(batches, shares([self.batch_size(batch) for batch in batches]))
+    def _batch_mean(self, batches: Sequence[TokenBatch], *, cut: bool = False) -> BatchMean:
+        mean = BatchMean(batches, shares([self.batch_size(batch) for batch in batches]))
+        return replace(mean, cut=lambda batch: batch.cut(PRODUCT_TOKENS)) if cut else mean
 
     def _in_vocabulary(self, ids: Int64[Tensor, "blocks length"]) -> Int64[Tensor, "blocks length"]:
         size = cast(Any, self.model).config.vocab_size

@@ -8,7 +8,7 @@ are summed in float64.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,13 +51,19 @@ class Layout:
 
 @dataclass(frozen=True)
 class BatchMean:
-    """A split: its batches and their shares of the mean."""
+    """A split: its batches and their shares of the mean; or what these are cut into.
+
+    Attributes:
+        cut: parts of a batch, each with its share of the batch's mean; by default a batch stays whole.
+    """
 
     batches: Sequence[Any]
     shares: Sequence[float]
+    cut: Callable[[Any], Iterable[tuple[Any, float]]] = lambda batch: ((batch, 1.0),)
 
     def __iter__(self) -> Iterator[tuple[Any, float]]:
-        return zip(self.batches, self.shares, strict=True)
+        for batch, share in zip(self.batches, self.shares, strict=True):
+            yield from ((part, share * of_batch) for part, of_batch in self.cut(batch))
 
 
 def mean_gradient(
@@ -82,7 +88,7 @@ def hessian(
     """Hessian of the mean loss: the gradient of ``<gradient, v>``, on a graph of the gradient that is kept.
 
     Args:
-        keep_bytes: what the kept graphs may take; a batch beyond is differentiated again for every product.
+        keep_bytes: what the kept graphs may take; a part beyond is differentiated again for every product.
     """
     leaves = layout.leaves(weights)
     inputs = list(leaves.values())
@@ -173,6 +179,7 @@ def _operator(
             one = graph(index, batch)
             for total, tangent in zip(totals, tangents, strict=True):
                 layout.add(total, one.product(tangent), share)
+            del one  # or a graph that is not kept would live on while the next is built
         return torch.stack(totals, dim=1) if len(totals) > 1 else totals[0][:, None]
 
     return MatrixFree(len(weights), lambda x: matmat(x[:, None])[:, 0], matmat=matmat, device=weights.device)

@@ -93,6 +93,13 @@ class TokenBatch:
         for index in range(len(self.ids)):
             yield self.rows(slice(index, index + 1))
 
+    def cut(self, tokens: int) -> Iterator[tuple[TokenBatch, float]]:
+        """Batches of as many blocks as have at most so many tokens, but at least one, with their shares of the mean."""
+        size = max(1, tokens // self.ids.shape[1])
+        for start in range(0, len(self.ids), size):
+            part = self.rows(slice(start, start + size))
+            yield part, len(part.ids) / len(self.ids)
+
     def rows(self, chosen: slice | Bool[Tensor, " blocks"]) -> TokenBatch:
         """The batch of some of the blocks."""
         parts = {name: part[chosen] for name, part in vars(self).items() if part is not None}

@@ -1,11 +1,15 @@
 """The closed forms of GPT-2's parts and the oracles on its own tensors, beside autodiff and finite differences."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from problems import attention, head_loss
+from problems import attention, head_loss, language_model
 from problems.activations import TanhGELU
 from problems.parameter_oracles import graph_bytes
 from tests.tiny_language import article, tiny_gpt2, tiny_problem, tiny_texts
@@ -35,6 +39,25 @@ def test_attention_and_its_first_two_derivatives(
 
     torch.testing.assert_close(ours(*parts), plain_attention(*parts, 0.37), rtol=0, atol=1e-14)
     assert torch.autograd.gradcheck(ours, parts) and torch.autograd.gradgradcheck(ours, parts)
+
+
+class LargestTensor(TorchDispatchMode):
+    """The most entries that any operation gave out."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.entries = max([self.entries, *(one.numel() for one in tree_leaves(out) if isinstance(one, Tensor))])
+        return out
+
+
+def test_attention_forms_no_matrix_of_all_positions() -> None:
+    length = 1024
+    query = torch.randn(1, 1, length, 8, requires_grad=True)
+    with LargestTensor() as seen:
+        attention.causal_attention(query, query, query, 0.37)
+    assert 0 < seen.entries < length**2 / 8
 
 
 @pytest.mark.parametrize("piece", [4, 1 << 18])
@@ -75,6 +98,18 @@ def test_graphs_that_are_not_kept_give_the_same_products(curvature: str, model: 
     ours, theirs = getattr(kept, curvature)(point), getattr(again, curvature)(point)
     torch.testing.assert_close(ours.matmat(columns), theirs.matmat(columns), rtol=0, atol=1e-14)
     torch.testing.assert_close(ours.matmat(columns)[:, 1], ours.matvec(columns[:, 1]), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("curvature", ["training_hessian", "training_gauss_newton"])
+def test_batches_that_are_cut_give_the_same_products(curvature: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = tiny_texts() | {"train": [article(1, 96)]}
+    problem = tiny_problem(texts=texts, batch_blocks=3)
+    point, whole = problem.initial_point(), problem.batches("train")[0]
+    assert [len(part.ids) for part, _ in whole.cut(2 * problem.block_length)] == [2, 1]
+    direction = normal(len(point.weights)).detach()
+    expected = getattr(problem, curvature)(point).matvec(direction)
+    monkeypatch.setattr(language_model, "PRODUCT_TOKENS", 2 * problem.block_length)
+    torch.testing.assert_close(getattr(problem, curvature)(point).matvec(direction), expected, rtol=0, atol=1e-14)
 
 
 def test_products_match_differences_of_gradients() -> None:
