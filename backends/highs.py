@@ -56,6 +56,7 @@ STATUSES = {
 _SIMPLEX = ("choose", "simplex")
 _WITHOUT_POINT = (LPStatus.INFEASIBLE, LPStatus.UNBOUNDED, LPStatus.INFEASIBLE_OR_UNBOUNDED)
 _DENSE, _LARGE = 0.1, 10_000  # share and number of nonzeros from which presolve costs more than it saves
+RAY_TOLERANCE = 1e-7  # HiGHS's own, for a second search; a ray is judged by itself
 
 T = TypeVar("T")
 
@@ -126,7 +127,7 @@ class HiGHS(LPBackend):
         presolve = {"auto": "off" if _is_dense(program.A) else "choose"}.get(self.presolve, self.presolve)
         # asked for another method, HiGHS drops the integers and solves the relaxation
         method = self.method if program.integrality is None else "choose"
-        self._configure(highs, method=method, presolve=presolve)
+        self._configure(highs, method=method, presolve=presolve, tolerance=feasibility_tolerance(self.rtol))
         before = highs.getRunTime()
         # HiGHS counts the seconds of all solves of one instance, but for those of its pdlp
         set_option(highs, "time_limit", self.time_limit + (0.0 if method == "pdlp" else before))
@@ -137,25 +138,35 @@ class HiGHS(LPBackend):
         no_ray = answer.status in _WITHOUT_POINT and answer.x is None and answer.y is None
         # on some infeasible programs IPX ends with an error, and the simplex method not knowing, from an earlier basis
         failed = highs.getModelStatus().name in ("kSolveError", *(["kUnknown"] if method in _SIMPLEX else []))
-        left = self.time_limit - (highs.getRunTime() - before)
-        if (no_ray or failed or broke) and left > 0:
+        return self._again(highs, answer, before, broke=broke) if no_ray or failed or broke else answer
+
+    def _again(self, highs: Any, answer: BackendAnswer, before: float, *, broke: bool) -> BackendAnswer:
+        """Without presolve, in the time that is left; rows that differ by rounding alone break the simplex method.
+
+        Where that ends in doubt it looks for a ray at HiGHS's own tolerance: a ray is judged by itself.
+        """
+        for tolerance in dict.fromkeys((feasibility_tolerance(self.rtol), RAY_TOLERANCE)):
+            left = self.time_limit - (highs.getRunTime() - before)
+            if left <= 0:
+                break
             highs.clearSolver()
             set_option(highs, "time_limit", highs.getRunTime() + left)
-            # rows that differ by rounding alone break the simplex method and presolve
-            self._configure(highs, method="ipm" if broke else "simplex", presolve="off")
+            self._configure(highs, method="ipm" if broke else "simplex", presolve="off", tolerance=tolerance)
             highs.run()
-            second = _answer(highs, search_ray=not broke)
-            if second.status in (*_WITHOUT_POINT, LPStatus.OPTIMAL):
-                return second._replace(iterations=answer.iterations + second.iterations)
+            found = _answer(highs, search_ray=not broke)
+            answer = answer._replace(iterations=answer.iterations + found.iterations)
+            solved = found.status is LPStatus.OPTIMAL and tolerance <= feasibility_tolerance(self.rtol)
+            if solved or found.status in _WITHOUT_POINT:
+                return found._replace(iterations=answer.iterations)
         return answer
 
-    def _configure(self, highs: Any, *, method: str, presolve: str) -> None:
+    def _configure(self, highs: Any, *, method: str, presolve: str, tolerance: float) -> None:
         set_option(highs, "solver", "ipx" if method == "ipm" else method)  # its "ipm" is hipo where that is installed
         set_option(highs, "presolve", presolve)
         set_option(highs, "run_crossover", "on" if self.crossover else "choose")
         set_option(highs, "threads", self.threads)
-        set_option(highs, "primal_feasibility_tolerance", feasibility_tolerance(self.rtol))
-        set_option(highs, "dual_feasibility_tolerance", feasibility_tolerance(self.rtol))
+        set_option(highs, "primal_feasibility_tolerance", tolerance)
+        set_option(highs, "dual_feasibility_tolerance", tolerance)
         set_option(highs, "ipm_optimality_tolerance", min(max(1e-2 * self.rtol, 1e-12), 1e-8))
         if method in ("pdlp", "hipdlp"):
             set_option(highs, "pdlp_optimality_tolerance", max(0.5 * self.rtol, 1e-10))

@@ -1,6 +1,7 @@
 """Programs on which backends once went wrong: nearly infeasible, nearly unbounded, far bounds, unlucky starts."""
 
 import math
+from pathlib import Path
 
 import highspy
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from backends import PDLP, HiGHS, InteriorPoint, Pyomo, highs
+from backends.mps import read_mps
 from backends.pdlp import douglas_rachford, halpern
 from backends.pdlp.batch import make_batch
 from backends.pdlp.iteration import Check
@@ -18,6 +20,7 @@ from lift_core.lp import LinearProgram, LPStatus, proves_infeasible, proves_unbo
 from lift_core.operators import Dense
 from lift_core.testing.families import factored_direction_lp
 
+KLEIN1 = Path(__file__).parent / "data" / "netlib" / "infeasible" / "klein1.mps"
 BACKENDS = (HiGHS(method="simplex"), InteriorPoint(), PDLP(time_limit=1.0))
 
 
@@ -43,6 +46,16 @@ def test_a_program_with_a_far_solution_is_not_certified_to_have_none(make, gap: 
 def test_rays_prove_nothing_of_programs_with_far_solutions() -> None:
     assert not proves_infeasible(nearly_infeasible(1e-7), torch.tensor([-1.0, 1.0], dtype=torch.float64))
     assert not proves_unbounded(nearly_unbounded(1e-7), torch.tensor([1.0, 1.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [HiGHS(rtol=1e-8), HiGHS(method="ipm", rtol=1e-8), InteriorPoint(rtol=1e-8), PDLP(rtol=1e-4)],
+    ids=["simplex", "ipm", "InteriorPoint", "PDLP"],
+)
+def test_a_program_whose_points_violate_less_the_farther_they_are_is_proved_infeasible(backend: LPBackend) -> None:
+    solution = solve_lp(read_mps(KLEIN1), backend)
+    assert solution.status is LPStatus.INFEASIBLE and solution.certified
 
 
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)

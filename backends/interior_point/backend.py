@@ -28,6 +28,9 @@ DENSE_ROWS = 2_000
 CAREFUL = 1e-12
 """Tolerance that Newton's equations are solved for in a second attempt, where the first one broke down: where boxes are
 of very different size, a direction that is good enough for a loose tolerance leads out of the small ones."""
+PATIENCE = 30, 300
+"""Iterations without a better point after which the first and the second attempt give up: on some infeasible programs
+the iterates follow a ray that long before it is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +57,7 @@ class InteriorPoint(LPBackend):
 
     name: ClassVar[str] = "interior_point"
     rtol: float = 1e-8
-    max_iterations: int = 200
+    max_iterations: int = 500
     device: str | torch.device | None = None
     memory_limit: int | None = None
 
@@ -100,6 +103,7 @@ class InteriorPoint(LPBackend):
                 max_iterations=self.max_iterations,
                 deadline=deadline,
                 newton_rtol=CAREFUL if careful else self.rtol,
+                patience=PATIENCE[int(careful)],
             )
         x, y = (None if point is None else point.clone() for point in answer[:2])
         return answer._replace(x=x, y=y)

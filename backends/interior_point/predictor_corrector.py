@@ -29,9 +29,6 @@ MAX_CENTRALITY_CORRECTORS = 2
 LENGTHEN = 0.5
 """What a centrality corrector tries to add to the steps, of which it must reach the share `WORTHWHILE`."""
 WORTHWHILE = 0.1
-CHECK_RAYS_EVERY = 5
-PATIENCE = 30
-"""Iterations without a better point after which the method gives up."""
 
 
 class Best:
@@ -72,6 +69,7 @@ def solve_by_predictor_corrector(
     max_iterations: int,
     deadline: float,
     newton_rtol: float,
+    patience: int,
 ) -> BackendAnswer:
     """Solve a program to relative KKT residuals of ``rtol``.
 
@@ -83,6 +81,7 @@ def solve_by_predictor_corrector(
         max_iterations: Newton steps.
         deadline: in seconds of `time.monotonic`.
         newton_rtol: tolerance that Newton's equations are solved for.
+        patience: iterations without a better point after which the method gives up.
     """
     barrier = Barrier(lp, Newton(lp, system, rtol=newton_rtol))
     best, iteration, n = Best(lp, barrier.newton), 0, lp.num_columns
@@ -101,14 +100,13 @@ def solve_by_predictor_corrector(
                 return best.answer(LPStatus.OPTIMAL, iteration)
             if time.monotonic() > deadline:
                 return best.answer(LPStatus.TIME_LIMIT, iteration)
-            if best.age >= PATIENCE:
+            if best.age >= patience:
                 return best.answer(LPStatus.NUMERICAL_ERROR, iteration)
             if iteration == max_iterations:
                 break
             along = _search_direction(barrier, at, products)
             at.move(along, *step_lengths(at, along, STEP_FRACTION))
-            due = best.age > 0 and iteration % CHECK_RAYS_EVERY == CHECK_RAYS_EVERY - 1
-            if due and (proof := _certify(lp, at, along, iteration)):
+            if best.age > 0 and (proof := _certify(lp, at, along, iteration)):
                 return proof
     except torch.linalg.LinAlgError:
         return best.answer(LPStatus.NUMERICAL_ERROR, iteration)
