@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backends import HiGHS
 from backends.mps import read_mps
-from backends.pdlp import PDLP
+from backends.pdlp import PDLP, halpern
 from lift_core.lp import LinearProgram, LPStart, LPStatus, solve_lp
 from lift_core.operators import (
     Dense,
@@ -295,3 +295,10 @@ def test_answers_to_loose_tolerances_are_polished(name: str) -> None:
     plain, polished = (solve_lp(lp, PDLP(rtol=1e-4, polish=polish)) for polish in (False, True))
     assert plain.status is LPStatus.OPTIMAL and polished.status is LPStatus.OPTIMAL
     assert plain.kkt.worst > 1e-6 > polished.kkt.worst
+
+
+def test_answers_to_loose_tolerances_wait_for_their_polish(monkeypatch: pytest.MonkeyPatch) -> None:
+    lp = read_mps(NETLIB / "blend.mps")
+    monkeypatch.setattr(halpern, "FIRST_POLISH", 3_000)
+    early, waited = (solve_lp(lp, PDLP(rtol=1e-4, polish=polish)) for polish in (False, True))
+    assert early.iterations < 3_000 < waited.iterations and waited.kkt.worst < 1e-6

@@ -38,9 +38,9 @@ FIRST_POLISH = 500
 """Iterations before polishing is first tried."""
 SHARE = 1 / 16
 """Iterations before the first attempt, where more, as a share of what its Newton steps may cost."""
-FINE, FEWEST = 1e-6, 30
-"""What an answer to a looser tolerance is polished to if that takes as long as all iterations did, or so many Newton
-steps: where duals are huge, residuals of 1e-4 can hide an objective that is percents off."""
+FINE = 1e-6
+"""What an answer to a looser tolerance is polished to, once: where duals are huge, residuals of 1e-4 can hide an
+objective that is percents off. If nothing has been tried yet, iterations go on until it is due."""
 JUMP = 10.0
 """Polished pairs that are so many times better are where the next epoch starts."""
 SMALLEST_STEP = 1e-8
@@ -211,9 +211,12 @@ class PDHG(AnchoredIteration):
         if residuals.score > goal and polish is not None and polish.is_due(self.iterations):
             self._polish(column, polish, residuals.score, goal)
         if self.best[column].score <= goal:
-            if polish is not None and self.best[column].score > FINE:
-                self._polish(column, polish, residuals.score, FINE, steps=polish.worth(self.iterations, FEWEST))
-            return True
+            if polish is None or self.best[column].score <= FINE:
+                return True
+            if not polish.waits(self.iterations):
+                self._polish(column, polish, residuals.score, FINE, steps=polish.worth(self.iterations))
+                return True
+            return False
         if residuals.worst > goal:
             return False
         self.met_at[column] = self.met_at[column] or self.iterations

@@ -186,9 +186,13 @@ class Polish:
         """``‖A x‖`` where nothing cancels: with every other sign turned."""
         return float(self._equations.A.matvec(x * (1 - 2 * (torch.arange(len(x), device=x.device) % 2))).norm())
 
-    def worth(self, iterations: int, fewest: int) -> int:
-        """Newton steps that cost as much as all iterations so far, and a few in any case."""
-        return max(fewest, int(iterations / self._equations.cost))
+    def waits(self, iterations: int) -> bool:
+        """Whether nothing has been tried, since it would cost much more than all iterations so far."""
+        return self.steps == 0 and not self.is_due(iterations)
+
+    def worth(self, iterations: int) -> int:
+        """Newton steps that cost as much as all iterations so far, and some in any case."""
+        return max(self._equations.fewest_steps, int(iterations / self._equations.cost))
 
     def _affordable(self, iterations: int) -> int:
         """Newton steps that cost half as much as all iterations so far, and some in any case."""
