@@ -14,15 +14,17 @@ from torch import Tensor
 
 from backends import HiGHS, InteriorPoint
 from backends.pdlp import PDLP
-from backends.pdlp.iteration import Check
-from backends.pdlp.polish import (
+from backends.pdlp.equations import (
     EntryEquations,
     Equations,
     FactoredEquations,
-    ProximalPoint,
+    SparseEquations,
+    equations_of_entries,
     equations_of_factors,
     normal_matrix,
 )
+from backends.pdlp.iteration import Check
+from backends.pdlp.polish import ProximalPoint
 from lift_core.lp import LinearProgram, LPStart, LPStatus, solve_lp, solve_lps
 from lift_core.operators import Dense, MatrixFree, Sparse
 from lift_core.testing import known_lp
@@ -104,9 +106,22 @@ def test_entries_solve_the_equations_of_a_proximal_point(seed: int, tau: float, 
     matrix = Sparse(sp.csr_array(dense.numpy())) if sparse else Dense(dense)
     inside_x, inside_s, right = randn(9, seed=seed + 1) > 0, randn(6, seed=seed + 2) > 0, randn(6, seed=seed + 3)
     found = EntryEquations(matrix).solve(inside_x, inside_s, tau, 2.0, right)
+    if isinstance(matrix, Sparse):
+        by_sparse = SparseEquations(matrix).solve(inside_x, inside_s, tau, 2.0, right)
+        torch.testing.assert_close(by_sparse, found, rtol=1e-9, atol=1e-12)
     explicit = tau * (dense * inside_x) @ dense.T + torch.diag(tau * inside_s + 0.5)
     torch.testing.assert_close(normal_matrix(matrix, inside_x), (dense * inside_x) @ dense.T)
     torch.testing.assert_close(found, torch.linalg.solve(explicit, right), rtol=1e-6, atol=1e-9)
+
+
+def test_the_cheaper_factorisation_is_taken() -> None:
+    bands = Sparse(sp.diags_array([1.0, 2.0, -1.0], offsets=[0, 1, 5], shape=(400, 500), format="csr"))
+    full = Sparse(sp.csr_array(randn(400, 500).numpy()))
+    assert isinstance(equations_of_entries(bands), SparseEquations)
+    assert isinstance(equations_of_entries(full), EntryEquations)
+    many = Sparse(sp.diags_array([1.0, 2.0, -1.0], offsets=[0, 1, 5], shape=(4_000, 5_000), format="csr"))
+    assert isinstance(equations_of_entries(many), SparseEquations)
+    assert equations_of_entries(Sparse(sp.csr_array((6_000, 5)))) is None
 
 
 @pytest.mark.parametrize("factored", [False, True])

@@ -25,10 +25,11 @@ from backends.certificates import certify
 from backends.kkt import Incumbent, KKTCheck, Residuals
 from backends.memory import can_polish
 from backends.pdlp.batch import Batch, product, transposed_product
+from backends.pdlp.equations import equations_of_factors
 from backends.pdlp.interior import interior_pair
 from backends.pdlp.iteration import AnchoredIteration, Callback, drive
 from backends.pdlp.limits import Limits
-from backends.pdlp.polish import Polish, equations_of_factors
+from backends.pdlp.polish import Polish
 from backends.pdlp.projection import Projection
 from backends.pdlp.restarts import PrimalWeight
 from backends.pdlp.units import in_units

@@ -26,9 +26,10 @@ from torch import Tensor
 from backends.certificates import certify
 from backends.kkt import Incumbent, KKTCheck, Residuals
 from backends.pdlp.batch import Batch, product, transposed_product
+from backends.pdlp.equations import equations_of_entries
 from backends.pdlp.iteration import AnchoredIteration, Callback, drive
 from backends.pdlp.limits import Limits
-from backends.pdlp.polish import Polish, equations_of_entries
+from backends.pdlp.polish import Polish
 from backends.pdlp.restarts import PrimalWeight
 from backends.pdlp.scaling import ScaledBatch, read_entries, scale, spectral_norm
 from lift_core.lp import BackendAnswer, LinearProgram, LPStart, LPStatus
@@ -41,6 +42,9 @@ SHARE = 1 / 16
 FINE = 1e-6
 """What an answer to a looser tolerance is polished to, once: where duals are huge, residuals of 1e-4 can hide an
 objective that is percents off. If nothing has been tried yet, iterations go on until it is due."""
+ASTRAY, HOME = 100.0, 1e-2
+"""A pair so many times worse than the best one, if that is this good, makes the next epoch start there, once, with the
+weight of then: on some badly scaled programs the weight runs away."""
 JUMP = 10.0
 """Polished pairs that are so many times better are where the next epoch starts."""
 SMALLEST_STEP = 1e-8
@@ -135,6 +139,7 @@ class PDHG(AnchoredIteration):
         first = 0 if equations is None else max(FIRST_POLISH, int(SHARE * equations.fewest_steps * equations.cost))
         self.polish = [None if equations is None else Polish(equations, first) for _ in starts]
         self.met_at = [0] * batch.size
+        self.best_weights: list[float | None] = [None] * batch.size
         self.first_error = self.tau = self.sigma = torch.zeros(batch.size, dtype=torch.float64, device=x.device)
         self.at = self.anchor = self.mapped = Pair(x, y, product(self.A, x), transposed_product(self.A, y))
         self._begin([True] * batch.size)
@@ -189,7 +194,8 @@ class PDHG(AnchoredIteration):
         self.moves, results = [row[8:10] for row in numbers], [Residuals(*row[:6]) for row in numbers]
         self._respect(max(row[10] for row in numbers))
         for column, result in enumerate(results):
-            self.best[column].offer(primal[:, column], dual[:, column], result.score)
+            if self.best[column].offer(primal[:, column], dual[:, column], result.score):
+                self.best_weights[column] = self.weights[column].value
         return results
 
     def _stretch(self) -> Float64[Tensor, " b"]:
@@ -228,6 +234,8 @@ class PDHG(AnchoredIteration):
 
     def restart(self, due: list[bool], residuals: list[Residuals]) -> None:
         for column, is_due in enumerate(due):
+            if is_due and residuals[column].score > ASTRAY * self.best[column].score:
+                self._return_home(column)
             if column in self.jumps:
                 x, y = self.jumps.pop(column)
                 pair = Pair(x, y, self.A.matvec(x), self.A.rmatvec(y))
@@ -245,6 +253,15 @@ class PDHG(AnchoredIteration):
             self.at, self.anchor = self.at.replaced(self.mapped, where), self.anchor.replaced(self.mapped, where)
         self._begin(due)
 
+    def _return_home(self, column: int) -> None:
+        """Jump to the best pair and its weight, unless that has been tried."""
+        best, weight = self.best[column], self.best_weights[column]
+        if best.score <= HOME and weight is not None:
+            scaled = self.scaled.keep([column])
+            pair = scaled.scale_primal(best.x[:, None])[:, 0], scaled.scale_dual(best.y[:, None])[:, 0]
+            self.jumps.setdefault(column, pair)
+            self.weights[column], self.best_weights[column] = PrimalWeight(weight), None
+
     def certificate(self, column: int) -> BackendAnswer | None:
         """Out of the last step, the epoch's displacement or the point itself."""
         mapped, primal, dual = self.mapped, self.scaled.primal, self.scaled.dual
@@ -256,6 +273,7 @@ class PDHG(AnchoredIteration):
         self.keep_records(columns)
         self.scaled, self.kkt = self.scaled.keep(columns), KKTCheck(self.batch)
         self.met_at = [self.met_at[column] for column in columns]
+        self.best_weights = [self.best_weights[column] for column in columns]
         self.at, self.anchor = self.at.keep(columns), self.anchor.keep(columns)
         self.first_error, fresh = self.first_error[columns], [bool(self._fresh[column]) for column in columns]
         pending = self._any_fresh
@@ -274,9 +292,12 @@ class PDHG(AnchoredIteration):
             best.offer(primal[:, 0], dual[:, 0], found.score)
             return found.score
 
+        before = best.score
         found = polish.run(
             scaled.batch.program(0), self.mapped.x[:, column], self.mapped.y[:, column], self.weights[column].value,
             self.eta, judge=judge, goal=goal, iterations=self.iterations, deadline=self.deadline, steps=steps,
         )  # fmt: skip
+        if best.score < before:
+            self.best_weights[column] = self.weights[column].value
         if found.residual < residual / JUMP:
             self.jumps[column] = found.x, found.y

@@ -18,24 +18,16 @@ from __future__ import annotations
 
 import math
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cached_property
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from backends.factors import has_factors
-from backends.interior_point.structured import StructuredSystem, core_size
-from backends.interior_point.system import set_units
+from backends.pdlp.equations import Equations
 from lift_core.lp import LinearProgram
-from lift_core.operators import Dense, DirectionMatrix, LinearOperator, Sparse
 
-MOST_ROWS = 2_000
-"""Newton's matrix is dense and has a row for every row of A."""
 PATIENCE = 2.0
 """Growth of the number of iterations from one attempt to the next."""
 FIRST_STEP = 10.0
@@ -53,78 +45,6 @@ STALLED = 3
 """Newton steps in a row, none of which halves what is left, after which the equation counts as solved, if that may be
 rounding."""
 HALVINGS = 15
-
-
-class Equations(ABC):
-    """Products with A, and Newton's equations of a proximal point.
-
-    Attributes:
-        cost: of a Newton step, in iterations of the first-order method.
-        fewest_steps: that an attempt may take, however early it comes.
-        growth: factor by which proximal steps grow while they are easy, and shrink when they are not.
-        hopeless: steps in a row, none of which halves what is left, after which a point is given up.
-    """
-
-    def __init__(self, A: LinearOperator, *, cost: float, fewest_steps: int, growth: float, hopeless: int) -> None:  # noqa: N803
-        self.A, self.cost, self.fewest_steps, self.growth, self.hopeless = A, cost, fewest_steps, growth, hopeless
-
-    @abstractmethod
-    def solve(
-        self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Float64[Tensor, " m"]
-    ) -> Float64[Tensor, " m"] | None:
-        """``(tau (A P A^T + Q) + I / sigma) y = right``; None if rounding makes the matrix singular."""
-
-
-class EntryEquations(Equations):
-    """By one Cholesky factorisation of a dense matrix with a row for every row of A, and one step of refinement."""
-
-    def __init__(self, matrix: Dense | Sparse) -> None:
-        super().__init__(matrix, cost=10 + (matrix.shape[0] / 50) ** 2, fewest_steps=100, growth=4.0, hopeless=22)
-        self._matrix = matrix
-
-    def solve(self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Tensor) -> Tensor | None:
-        normal = tau * normal_matrix(self._matrix, inside_x)
-        normal.diagonal().add_(tau * inside_s + 1 / sigma)
-        factor, info = torch.linalg.cholesky_ex(normal)
-        if int(info) != 0:
-            return None
-        found = torch.cholesky_solve(right[:, None], factor)
-        return (found + torch.cholesky_solve(right[:, None] - normal @ found, factor))[:, 0]
-
-
-class FactoredEquations(Equations):
-    """In O(n (2k + p)^2) with `StructuredSystem`, which the interior-point method solves its equations with."""
-
-    def __init__(self, program: LinearProgram, A: DirectionMatrix) -> None:  # noqa: N803
-        super().__init__(A, cost=10, fewest_steps=300, growth=2.0, hopeless=10)
-        self._program, self._matrix = program, A
-
-    @cached_property
-    def _system(self) -> StructuredSystem:
-        """Made when it is first needed; some programs of a batch are solved without."""
-        system = StructuredSystem(self._matrix, follow=True)
-        set_units(system, self._program)
-        return system
-
-    def solve(self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Tensor) -> Tensor | None:
-        try:
-            self._system.factorize(tau * inside_x.double(), tau * inside_s.double() + 1 / sigma)
-        except torch.linalg.LinAlgError:
-            return None
-        return self._system.solve(right.new_zeros(len(inside_x)), right)[1]
-
-
-def equations_of_entries(matrix: Dense | Sparse) -> Equations | None:
-    """For matrices with few enough rows."""
-    return EntryEquations(matrix) if 0 < matrix.shape[0] <= MOST_ROWS else None
-
-
-def equations_of_factors(program: LinearProgram) -> Equations | None:
-    """For direction LPs with factored curvature of small rank."""
-    A = program.A  # noqa: N806  (the field's letter)
-    if not isinstance(A, DirectionMatrix) or not has_factors(A) or core_size(A) >= A.hessian.shape[0]:
-        return None
-    return FactoredEquations(program, A)
 
 
 class Polish:
@@ -298,15 +218,6 @@ class ProximalPoint:
             return float(moved_x @ pulled - moved_s @ direction) + offset + length * growth
 
         return slope_at
-
-
-def normal_matrix(matrix: Dense | Sparse, columns: Tensor) -> Float64[Tensor, "m m"]:
-    """``A P A^T`` for the columns that a mask marks."""
-    if isinstance(matrix, Dense):
-        kept = matrix.matrix[:, columns]
-        return kept @ kept.T
-    kept = matrix.matrix[:, np.flatnonzero(columns.cpu().numpy())]
-    return torch.from_numpy((kept @ kept.T).toarray()).to(columns.device)
 
 
 def _with_signs(y: Tensor, program: LinearProgram) -> Tensor:

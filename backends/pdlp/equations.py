@@ -1,0 +1,150 @@
+"""Newton's equations of a proximal point, and the ways to solve them.
+
+Their matrix is ``tau (A P A^T + Q) + I / sigma``, P and Q marking the columns and slacks inside their bounds.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import scipy.sparse.linalg as spla
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from backends.factors import has_factors
+from backends.interior_point.structured import StructuredSystem, core_size
+from backends.interior_point.system import set_units
+from lift_core.lp import LinearProgram
+from lift_core.operators import Dense, DirectionMatrix, LinearOperator, Sparse
+
+MOST_ROWS, MOST_SPARSE_ROWS = 2_000, 5_000
+"""Newton's matrix has a row for every row of A; with more it is not formed, as a dense or a sparse one."""
+FEWEST_SPARSE_ROWS = 150
+"""A smaller matrix is factorised as a dense one."""
+FILL = 1e-4
+"""Entries of a sparse factor, as a share of the cube of the rows, below which it takes less time than a dense one."""
+MOST_COST = 2_000
+"""What a Newton step may cost, in iterations."""
+
+
+class Equations(ABC):
+    """Products with A, and Newton's equations of a proximal point.
+
+    Attributes:
+        cost: of a Newton step, in iterations of the first-order method.
+        fewest_steps: that an attempt may take, however early it comes.
+        growth: factor by which proximal steps grow while they are easy, and shrink when they are not.
+        hopeless: steps in a row, none of which halves what is left, after which a point is given up.
+    """
+
+    def __init__(self, A: LinearOperator, *, cost: float, fewest_steps: int, growth: float, hopeless: int) -> None:  # noqa: N803
+        self.A, self.cost, self.fewest_steps, self.growth, self.hopeless = A, cost, fewest_steps, growth, hopeless
+
+    @abstractmethod
+    def solve(
+        self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Float64[Tensor, " m"]
+    ) -> Float64[Tensor, " m"] | None:
+        """``(tau (A P A^T + Q) + I / sigma) y = right``; None if rounding makes the matrix singular."""
+
+
+class EntryEquations(Equations):
+    """By one Cholesky factorisation of a dense matrix with a row for every row of A, and one step of refinement."""
+
+    def __init__(self, matrix: Dense | Sparse) -> None:
+        super().__init__(matrix, cost=10 + (matrix.shape[0] / 50) ** 2, fewest_steps=100, growth=4.0, hopeless=22)
+        self._matrix = matrix
+
+    def solve(self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Tensor) -> Tensor | None:
+        normal = tau * normal_matrix(self._matrix, inside_x)
+        normal.diagonal().add_(tau * inside_s.double() + 1 / sigma)
+        factor, info = torch.linalg.cholesky_ex(normal)
+        if int(info) != 0:
+            return None
+        found = torch.cholesky_solve(right[:, None], factor)
+        return (found + torch.cholesky_solve(right[:, None] - normal @ found, factor))[:, 0]
+
+
+class SparseEquations(Equations):
+    """By one sparse factorisation (SuperLU, on the CPU), and one step of refinement."""
+
+    def __init__(self, matrix: Sparse) -> None:
+        self._columns = matrix.matrix.tocsc()
+        everything = np.ones(matrix.shape[1], dtype=bool)
+        self.fill: int = self._factorize(self._normal(everything, np.ones(matrix.shape[0]))).L.nnz
+        super().__init__(matrix, cost=25 + self.fill / 250, fewest_steps=100, growth=4.0, hopeless=22)
+
+    def solve(self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Tensor) -> Tensor | None:
+        diagonal = (inside_s.double() + 1 / (tau * sigma)).cpu().numpy()
+        normal = self._normal(inside_x.cpu().numpy(), diagonal)
+        try:
+            factors = self._factorize(normal)
+        except RuntimeError:  # SuperLU's word for a singular matrix
+            return None
+        wanted = right.cpu().numpy() / tau
+        found = factors.solve(wanted)
+        found += factors.solve(wanted - normal @ found)
+        return torch.from_numpy(found).to(right)
+
+    def _normal(self, inside: np.ndarray, diagonal: np.ndarray) -> sp.csc_matrix:
+        kept = self._columns[:, np.flatnonzero(inside)]
+        return sp.csc_matrix(kept @ kept.T + sp.diags_array(diagonal))
+
+    @staticmethod
+    def _factorize(normal: sp.csc_matrix) -> Any:
+        """Positive definite, so that the order of the unknowns may serve sparsity alone."""
+        options = {"SymmetricMode": True}
+        return spla.splu(normal, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
+
+
+class FactoredEquations(Equations):
+    """In O(n (2k + p)^2) with `StructuredSystem`, which the interior-point method solves its equations with."""
+
+    def __init__(self, program: LinearProgram, A: DirectionMatrix) -> None:  # noqa: N803
+        super().__init__(A, cost=10, fewest_steps=300, growth=2.0, hopeless=10)
+        self._program, self._matrix = program, A
+
+    @cached_property
+    def _system(self) -> StructuredSystem:
+        """Made when it is first needed; some programs of a batch are solved without."""
+        system = StructuredSystem(self._matrix, follow=True)
+        set_units(system, self._program)
+        return system
+
+    def solve(self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Tensor) -> Tensor | None:
+        try:
+            self._system.factorize(tau * inside_x.double(), tau * inside_s.double() + 1 / sigma)
+        except torch.linalg.LinAlgError:
+            return None
+        return self._system.solve(right.new_zeros(len(inside_x)), right)[1]
+
+
+def equations_of_entries(matrix: Dense | Sparse) -> Equations | None:
+    """The cheaper ones, for matrices with few enough rows."""
+    rows = matrix.shape[0]
+    if isinstance(matrix, Sparse) and FEWEST_SPARSE_ROWS <= rows <= MOST_SPARSE_ROWS:
+        sparse = SparseEquations(matrix)
+        if sparse.fill <= FILL * rows**3 and sparse.cost <= MOST_COST:
+            return sparse
+    return EntryEquations(matrix) if 0 < rows <= MOST_ROWS else None
+
+
+def equations_of_factors(program: LinearProgram) -> Equations | None:
+    """For direction LPs with factored curvature of small rank."""
+    A = program.A  # noqa: N806  (the field's letter)
+    if not isinstance(A, DirectionMatrix) or not has_factors(A) or core_size(A) >= A.hessian.shape[0]:
+        return None
+    return FactoredEquations(program, A)
+
+
+def normal_matrix(matrix: Dense | Sparse, columns: Tensor) -> Float64[Tensor, "m m"]:
+    """``A P A^T`` for the columns that a mask marks."""
+    if isinstance(matrix, Dense):
+        kept = matrix.matrix[:, columns]
+        return kept @ kept.T
+    kept = matrix.matrix[:, np.flatnonzero(columns.cpu().numpy())]
+    return torch.from_numpy((kept @ kept.T).toarray()).to(columns.device)
