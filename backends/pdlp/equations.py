@@ -22,14 +22,14 @@ from backends.interior_point.system import set_units
 from lift_core.lp import LinearProgram
 from lift_core.operators import Dense, DirectionMatrix, LinearOperator, Sparse
 
-MOST_ROWS, MOST_SPARSE_ROWS = 2_000, 5_000
+MOST_ROWS, MOST_SPARSE_ROWS = 2_000, 3_000
 """Newton's matrix has a row for every row of A; with more it is not formed, as a dense or a sparse one."""
 FEWEST_SPARSE_ROWS = 150
 """A smaller matrix is factorised as a dense one."""
 FILL = 1e-4
 """Entries of a sparse factor, as a share of the cube of the rows, below which it takes less time than a dense one."""
-MOST_COST = 2_000
-"""What a Newton step may cost, in iterations."""
+MOST_COST = 1_000
+"""What a Newton step with sparse factors may cost, in iterations."""
 
 
 class Equations(ABC):
