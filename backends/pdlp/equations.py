@@ -22,7 +22,7 @@ from backends.interior_point.system import set_units
 from lift_core.lp import LinearProgram
 from lift_core.operators import Dense, DirectionMatrix, LinearOperator, Sparse
 
-MOST_ROWS, MOST_SPARSE_ROWS = 2_000, 3_000
+MOST_ROWS, MOST_SPARSE_ROWS = 2_000, 2_500
 """Newton's matrix has a row for every row of A; with more it is not formed, as a dense or a sparse one."""
 FEWEST_SPARSE_ROWS = 150
 """A smaller matrix is factorised as a dense one."""
@@ -76,7 +76,7 @@ class SparseEquations(Equations):
         self._columns = matrix.matrix.tocsc()
         everything = np.ones(matrix.shape[1], dtype=bool)
         self.fill: int = self._factorize(self._normal(everything, np.ones(matrix.shape[0]))).L.nnz
-        super().__init__(matrix, cost=25 + self.fill / 250, fewest_steps=100, growth=4.0, hopeless=22)
+        super().__init__(matrix, cost=25 + self.fill / 250, fewest_steps=300, growth=4.0, hopeless=22)
 
     def solve(self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Tensor) -> Tensor | None:
         diagonal = (inside_s.double() + 1 / (tau * sigma)).cpu().numpy()

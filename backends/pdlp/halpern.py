@@ -42,7 +42,7 @@ SHARE = 1 / 16
 FINE = 1e-6
 """What an answer to a looser tolerance is polished to, once: where duals are huge, residuals of 1e-4 can hide an
 objective that is percents off. If nothing has been tried yet, iterations go on until it is due."""
-ASTRAY, HOME = 100.0, 1e-2
+ASTRAY, HOME = 100.0, 2e-3
 """A pair so many times worse than the best one, if that is this good, makes the next epoch start there, once, with the
 weight of then: on some badly scaled programs the weight runs away."""
 JUMP = 10.0
