@@ -45,8 +45,8 @@ class PDLP(LPBackend):
         check_interval: iterations from one check of residuals and restarts to the next; only these wait for the device.
         densify_limit: ``"auto"`` reads matrix-free Hessians of up to this size column by column, to factor them.
         polish: whether proximal Newton steps may finish what iterations have begun, where entries of A are at hand
-            (up to 2,000 rows, or 2,500) or curvature is factored, and memory allows; they count as iterations. See
-            `backends.pdlp.polish`.
+            (up to 2,000 rows, 2,500 where sparse factors are cheap) or curvature is factored, and memory allows; they
+            count as iterations. See `backends.pdlp.polish`.
         callback: is given a `Check` (iterations, seconds, restarts, weight, residuals, objectives) of every program at
             every check; if it returns True, the solve stops as `INTERRUPTED` with the best pair so far. A list's
             ``append`` keeps a log.
