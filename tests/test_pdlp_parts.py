@@ -17,7 +17,7 @@ from backends.pdlp.projection import DenseProjection, FactoredProjection, Graph,
 from backends.pdlp.restarts import PrimalWeight, RestartRule
 from backends.pdlp.scaling import equilibrate, ruiz_pock_chambolle, scale, spectral_norm
 from backends.pdlp.units import fit_projection
-from lift_core.lp import LinearProgram, kkt_residuals
+from lift_core.lp import LinearProgram, LPStart, kkt_residuals
 from lift_core.operators import Dense, DirectionMatrix, GroupColumns, MatrixFree, Sparse
 from lift_core.testing import KnownLP, known_lp
 from lift_core.testing.strategies import known_lps
@@ -149,6 +149,22 @@ def test_the_fixed_point_error_is_the_norm_of_the_method() -> None:
     )
     assert float(run.squared_error()) == pytest.approx(float(move.T @ metric @ move), rel=1e-9)
     assert float(torch.linalg.eigvalsh(metric).min()) > 0
+
+
+def test_an_iteration_gone_astray_returns_once_to_its_best_pair_and_weight() -> None:
+    known = known_lp(randn(4, 5), ["at lower", "fixed", "inside", "at upper"], ["inside"] * 5)
+    batch = make_batch([known.lp])
+    run = halpern.PDHG(batch, scale(batch), 0.01, [LPStart(known.x, known.y)])
+    run.map()
+    good = run.check()
+    assert good[0].score <= halpern.HOME
+    home, weight = run.mapped.x.clone(), run.weights[0].value
+    for returns in (True, False):
+        run.mapped = halpern.Pair(*(part + 10.0 for part in run.mapped))
+        run.moves, run.weights[0].value = [[1.0, 1e5]], 1e6
+        run.restart([True], [good[0]._replace(primal=1e3)])
+        assert torch.allclose(run.at.x, home, atol=1e-9) is returns
+        assert (run.weights[0].value == weight) is returns
 
 
 def test_restarts_and_weight() -> None:
