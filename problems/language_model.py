@@ -290,12 +290,13 @@ class LanguageModel(BilevelProblem):
 
     def training_hessian(self, point: Point, batches: Sequence[TokenBatch] | None = None) -> MatrixFree:
         mean = self._batch_mean(self.batches("train") if batches is None else batches, cut=True)
-        return hessian(self._layout, point.weights, self._training(point.hyper), mean, keep_bytes=self.keep_graphs)
+        loss = self._training(point.hyper)
+        return hessian(self._layout, point.weights, loss, mean, network=self.model, keep_bytes=self.keep_graphs)
 
     def training_gauss_newton(self, point: Point, batches: Sequence[TokenBatch] | None = None) -> MatrixFree:
         mean = self._batch_mean(self.batches("train") if batches is None else batches, cut=True)
         parts = self._training(point.hyper).convex_part()
-        return gauss_newton(self._layout, point.weights, *parts, mean, keep_bytes=self.keep_graphs)
+        return gauss_newton(self._layout, point.weights, *parts, mean, network=self.model, keep_bytes=self.keep_graphs)
 
     def sampled(self, point: Point, batch: TokenBatch, generator: torch.Generator) -> TokenBatch:
         """The batch with every predicted token drawn from the model, its inputs being the text's own."""

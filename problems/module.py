@@ -184,12 +184,12 @@ class ModuleProblem(BilevelProblem):
 
     def training_hessian(self, point: Point, batches: Sequence[Batch] | None = None) -> MatrixFree:
         mean = self._batch_mean(self.batches("train") if batches is None else batches)
-        return hessian(self._layout, point.weights, self._loss, mean, keep_bytes=self.keep_graphs)
+        return hessian(self._layout, point.weights, self._loss, mean, network=self.module, keep_bytes=self.keep_graphs)
 
     def training_gauss_newton(self, point: Point, batches: Sequence[Batch] | None = None) -> MatrixFree:
         mean = self._batch_mean(self.batches("train") if batches is None else batches)
         parts = self._outputs, self._output_curvature
-        return gauss_newton(self._layout, point.weights, *parts, mean, keep_bytes=self.keep_graphs)
+        return gauss_newton(self._layout, point.weights, *parts, mean, network=self.module, keep_bytes=self.keep_graphs)
 
     def _output_curvature(self, outputs: Tensor, direction: Tensor, batch: Batch) -> Tensor:
         """Hessian of the loss in the outputs, times a direction."""

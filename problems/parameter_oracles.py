@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import grad
 
 from lift_core.operators import MatrixFree
@@ -83,11 +83,13 @@ def hessian(
     loss: Callable[[Parameters, Any], Tensor],
     mean: BatchMean,
     *,
+    network: nn.Module,
     keep_bytes: int,
 ) -> MatrixFree:
     """Hessian of the mean loss: the gradient of ``<gradient, v>``, on a graph of the gradient that is kept.
 
     Args:
+        network: whose parameters a graph refers to; they live on without it and do not count.
         keep_bytes: what the kept graphs may take; a part beyond is differentiated again for every product.
     """
     leaves = layout.leaves(weights)
@@ -101,9 +103,10 @@ def hessian(
             into = [tangents[i] for i in curved]
             return _pull([parts[i] for i in curved], inputs, into)
 
-        return _Graph(parts, inputs, product)
+        return _Graph(parts, product)
 
-    return _operator(layout, weights, mean, linearized, keep_bytes)
+    known = [*inputs, *network.parameters()]
+    return _operator(layout, weights, mean, linearized, known=known, keep_bytes=keep_bytes)
 
 
 def gauss_newton(
@@ -113,6 +116,7 @@ def gauss_newton(
     curvature: Callable[[Tensor, Tensor, Any], Tensor],
     mean: BatchMean,
     *,
+    network: nn.Module,
     keep_bytes: int,
 ) -> MatrixFree:
     """``Jac^T C Jac``, with Jac the Jacobian of ``outputs`` and C the loss's Hessian in them, given by ``curvature``.
@@ -121,7 +125,7 @@ def gauss_newton(
 
     Args:
         curvature: maps (outputs, direction, batch) to ``C direction``.
-        keep_bytes: see `hessian`.
+        network, keep_bytes: see `hessian`.
     """
     leaves = layout.leaves(weights)
     inputs = list(leaves.values())
@@ -137,15 +141,15 @@ def gauss_newton(
             (tangent,) = _pull([parts[i] for i in linear], [dummy], into)
             return _pull([values], inputs, [curvature(values.detach(), tangent, batch)])
 
-        return _Graph((values, *parts), inputs, product)
+        return _Graph((values, *parts), product)
 
-    return _operator(layout, weights, mean, linearized, keep_bytes)
+    known = [*inputs, *network.parameters()]
+    return _operator(layout, weights, mean, linearized, known=known, keep_bytes=keep_bytes)
 
 
 @dataclass(frozen=True)
 class _Graph:
     roots: Sequence[Tensor]
-    inputs: Sequence[Tensor]
     product: Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
@@ -156,7 +160,13 @@ def _pull(outputs: Sequence[Tensor], inputs: Sequence[Tensor], into: Sequence[Te
 
 
 def _operator(
-    layout: Layout, weights: Tensor, mean: BatchMean, linearized: Callable[[Any], _Graph], keep_bytes: int
+    layout: Layout,
+    weights: Tensor,
+    mean: BatchMean,
+    linearized: Callable[[Any], _Graph],
+    *,
+    known: Sequence[Tensor],
+    keep_bytes: int,
 ) -> MatrixFree:
     kept: dict[int, _Graph] = {}
     spent = 0
@@ -165,7 +175,7 @@ def _operator(
         nonlocal spent
         if index not in kept:
             built = linearized(batch)
-            size = graph_bytes(built.roots, known=built.inputs)
+            size = graph_bytes(built.roots, known=known)
             if spent + size > keep_bytes:
                 return built
             kept[index], spent = built, spent + size

@@ -101,6 +101,20 @@ def test_graphs_that_are_not_kept_give_the_same_products(curvature: str, model: 
 
 
 @pytest.mark.parametrize("curvature", ["training_hessian", "training_gauss_newton"])
+def test_weights_that_are_not_tuned_do_not_count_as_kept(curvature: str) -> None:
+    texts, frozen = tiny_texts() | {"train": [article(0, 8)]}, 12 * 32**2 * 8  # bytes of the block's matrices
+    problem = tiny_problem(trainable="transformer.h.1.ln_1.*", texts=texts, keep_graphs=frozen)
+    runs: list[object] = []
+    problem.model.transformer.ln_f.register_forward_hook(lambda *_: runs.append(None))
+    point, direction = problem.initial_point(), normal(64).detach()
+    products = getattr(problem, curvature)(point)
+    first = products.matvec(direction)
+    before = len(runs)
+    assert before > 0 and torch.equal(products.matvec(direction), first)
+    assert len(runs) == before
+
+
+@pytest.mark.parametrize("curvature", ["training_hessian", "training_gauss_newton"])
 def test_batches_that_are_cut_give_the_same_products(curvature: str, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = tiny_texts() | {"train": [article(1, 96)]}
     problem = tiny_problem(texts=texts, batch_blocks=3)
