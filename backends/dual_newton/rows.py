@@ -8,7 +8,7 @@ from torch import Tensor
 
 from backends.chunks import ROWS, chunks
 from backends.factors import factors
-from lift_core.operators import DirectionMatrix
+from lift_core.operators import DirectionMatrix, pull
 
 
 class FactoredRows:
@@ -33,7 +33,7 @@ class FactoredRows:
     def activity(self, x: Float64[Tensor, " n"]) -> Float64[Tensor, " m"]:
         """``A x``."""
         weights = x[self._p :]
-        inner, full = self._C * (self._V.T @ weights), self._J.matvec(x[: self._p])
+        inner, full = self._C * pull(self._V, weights[:, None])[:, 0], self._J.matvec(x[: self._p])
         for part in chunks(len(self._D), self._D.device, ROWS):
             full[part].addcmul_(self._D[part], weights[part]).addmv_(self._V[part], inner)
         return full if self._rows is None else full[self._rows]

@@ -32,7 +32,7 @@ from backends.chunks import GRAM_ROWS, ROWS, SMALL_FACTORS, chunks, elementwise
 from backends.factors import factors
 from backends.interior_point.system import NewtonSystem, factorize_lu, solve_lu
 from lift_core.lp import LinearProgram
-from lift_core.operators import Dense, DirectionMatrix, GroupColumns, LowRankPlusDiagonal
+from lift_core.operators import Dense, DirectionMatrix, GroupColumns, LowRankPlusDiagonal, pull
 
 LARGEST_CORE = 2_000
 """Up to this size the core grows where accuracy asks for it."""
@@ -85,7 +85,7 @@ class StructuredSystem(NewtonSystem):
         columns = torch.where(torch.isfinite(radii) & (radii > 0), radii, 1.0)
         hyper, weights = columns[: self.num_hyper].square(), columns[self.num_hyper :].square()
         gram = sum(
-            (V.T @ (weights[part, None] * V) for part, V in self._blocks()), torch.zeros_like(torch.diag(self.C))
+            (pull(V, weights[part, None] * V) for part, V in self._blocks()), torch.zeros_like(torch.diag(self.C))
         )
         gram = self.C[:, None] * gram * self.C
         squares = torch.empty_like(self.D)
@@ -155,7 +155,7 @@ class StructuredSystem(NewtonSystem):
         """``[d, y]ᵀ V`` of two vectors, given by chunks."""
         inner = self.V.new_zeros(2, self.rank)
         for part, V in self._blocks():  # noqa: N806
-            inner.addmm_(torch.stack(vectors(part)), V)
+            inner += pull(V, torch.stack(vectors(part)).T).T
         return inner
 
     def _most_extreme(self) -> Int64[Tensor, " e"]:

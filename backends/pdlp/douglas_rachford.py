@@ -26,7 +26,7 @@ from backends.kkt import Incumbent, KKTCheck, Residuals
 from backends.memory import can_polish
 from backends.pdlp.batch import Batch, product, transposed_product
 from backends.pdlp.equations import equations_of_factors
-from backends.pdlp.interior import interior_pair
+from backends.pdlp.interior import interior_pairs
 from backends.pdlp.iteration import AnchoredIteration, Callback, drive
 from backends.pdlp.limits import Limits
 from backends.pdlp.polish import Polish
@@ -49,17 +49,16 @@ SMALLEST_SHRINKAGE = 0.9
 
 
 def closed_forms(batch: Batch, rtol: float) -> dict[int, BackendAnswer]:
-    """Answers of the programs that `interior_pair` solves, by their index."""
-    answers: dict[int, BackendAnswer] = {}
-    for column in range(batch.size):
-        lp = batch.program(column)
-        pair = interior_pair(lp)
-        if pair is None:
-            return answers
-        residuals = KKTCheck(lp).evaluate(pair.x, pair.y, lp.A.matvec(pair.x), lp.A.rmatvec(pair.y))
-        if is_accurate(Residuals(*residuals.tolist()), rtol):
-            answers[column] = BackendAnswer(pair.x, pair.y, LPStatus.OPTIMAL, 0)
-    return answers
+    """Answers of the programs that `interior_pairs` solves, by their index."""
+    found = interior_pairs(batch)
+    if found is None:
+        return {}
+    x, y, residuals = found
+    return {
+        column: BackendAnswer(x[:, column].contiguous(), y[:, column].contiguous(), LPStatus.OPTIMAL, 0)
+        for column, numbers in enumerate(residuals.T.tolist())
+        if is_accurate(Residuals(*numbers), rtol)
+    }
 
 
 def solve(

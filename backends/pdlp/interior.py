@@ -14,36 +14,45 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from backends.kkt import KKTCheck
+from backends.pdlp.batch import Batch, product, transposed_product
 from backends.pdlp.projection import factors
-from lift_core.lp import LinearProgram, LPStart
-from lift_core.operators import Dense, DirectionMatrix, LinearOperator
+from lift_core.operators import Dense, DirectionMatrix, LinearOperator, pull
 
 
-def interior_pair(lp: LinearProgram) -> LPStart | None:
-    """The optimal pair if no weight reaches its box, else a pair that is not feasible; None where H has no inverse."""
-    A = lp.A  # noqa: N806  (the field's letter)
-    finite_rows = bool(torch.isfinite(lp.row_lower).all() and torch.isfinite(lp.row_upper).all())
+def interior_pairs(
+    batch: Batch,
+) -> tuple[Float64[Tensor, "n b"], Float64[Tensor, "m b"], Float64[Tensor, "6 b"]] | None:
+    """The optimal pairs (x, y) of the programs whose weights do not reach their box; of others, pairs that are no good.
+
+    Returns:
+        x, y and their `Residuals`; None where there is no closed form.
+    """
+    A = batch.A  # noqa: N806  (the field's letter)
+    finite_rows = bool(torch.isfinite(batch.row_lower).all() and torch.isfinite(batch.row_upper).all())
     if not isinstance(A, DirectionMatrix) or A.rows is not None or not finite_rows:
         return None
     p = A.num_hyper
-    adjoint = solve_hessian(A.hessian, lp.c[p:])
+    adjoint = solve_hessian(A.hessian, batch.c[p:])
     if adjoint is None:
         return None
-    hypergradient = lp.c[:p] - A.mixed.rmatvec(adjoint)
-    hyper = _cheapest(hypergradient, lp.col_lower[:p], lp.col_upper[:p])
-    activity = _cheapest(adjoint, lp.row_lower, lp.row_upper)
-    weights = solve_hessian(A.hessian, activity - A.mixed.matvec(hyper))
-    return None if weights is None else LPStart(torch.cat([hyper, weights]), adjoint)
+    hypergradient = batch.c[:p] - A.mixed.rmatmat(adjoint)
+    hyper = _cheapest(hypergradient, batch.col_lower[:p], batch.col_upper[:p])
+    activity = _cheapest(adjoint, batch.row_lower, batch.row_upper)
+    weights = solve_hessian(A.hessian, activity - A.mixed.matmat(hyper))
+    if weights is None:
+        return None
+    x = torch.cat([hyper, weights])
+    return x, adjoint, KKTCheck(batch).evaluate(x, adjoint, product(A, x), transposed_product(A, adjoint))
 
 
-def solve_hessian(hessian: LinearOperator, right: Float64[Tensor, " n"]) -> Float64[Tensor, " n"] | None:
+def solve_hessian(hessian: LinearOperator, right: Float64[Tensor, "n b"]) -> Float64[Tensor, "n b"] | None:
     """``H^-1 right`` of a dense, diagonal or factored H, with one step of refinement; None where there is none."""
     solution = _solve_once(hessian, right)
     if solution is None:
         return None
-    correction = _solve_once(hessian, right - hessian.matvec(solution))
-    refined = solution if correction is None else solution + correction
-    return refined if bool(torch.isfinite(refined).all()) else None
+    correction = _solve_once(hessian, right - product(hessian, solution))
+    return solution if correction is None else solution + correction
 
 
 def _solve_once(hessian: LinearOperator, right: Tensor) -> Tensor | None:
@@ -55,8 +64,8 @@ def _solve_once(hessian: LinearOperator, right: Tensor) -> Tensor | None:
         return None
     diagonal, V, signs = parts  # noqa: N806
     scaled = V / diagonal[:, None]
-    inner, info = torch.linalg.solve_ex(torch.diag(signs) + V.T @ scaled, scaled.T @ right)
-    return None if bool(info) else right / diagonal - scaled @ inner
+    inner, info = torch.linalg.solve_ex(torch.diag(signs) + pull(V, scaled), pull(scaled, right))
+    return None if bool(info) else right / diagonal[:, None] - scaled @ inner
 
 
 def _cheapest(cost: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

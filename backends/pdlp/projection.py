@@ -185,13 +185,13 @@ class FactoredProjection(Projection):
         V, f, b = self._V, self._f[:, column], self._b[:, column]  # noqa: N806
         a, hyper_scale = self._theta[:, column] * self._e[:, column], self._hyper_scale[:, column]
         bV, fV = b[:, None] * V, f[:, None] * V  # noqa: N806
-        inner = torch.diag(self._signs) + V.T @ bV
+        inner = torch.diag(self._signs) + pull(V, bV)
         mixed = self._matrix.mixed
         JfV, JbV = (hyper_scale[:, None] * mixed.rmatmat(weighted) for weighted in (fV, bV))  # noqa: N806
         scaled = mixed.matmat(torch.diag(hyper_scale))
         JfJ = hyper_scale[:, None] * mixed.rmatmat(f[:, None] * scaled)  # noqa: N806
-        top = torch.cat([inner, V.T @ (a[:, None] * V), -JbV.T], dim=1)
-        middle = torch.cat([-(V.T @ fV), inner, JfV.T], dim=1)
+        top = torch.cat([inner, pull(V, a[:, None] * V), -JbV.T], dim=1)
+        middle = torch.cat([-pull(V, fV), inner, JfV.T], dim=1)
         bottom = torch.cat([-JfV, JbV, torch.eye(len(hyper_scale)).to(V) + JfJ], dim=1)
         return torch.cat([top, middle, bottom])
 

@@ -6,8 +6,9 @@ stands for the constraint matrix ``[J  H]`` of a direction LP. An operator that 
 """
 
 from lift_core.operators.base import DENSE_LIMIT, Lifted, LinearOperator, require_finite
-from lift_core.operators.factored import DirectionMatrix, GroupColumns, LowRankPlusDiagonal, PlusDiagonal, pull
+from lift_core.operators.factored import DirectionMatrix, GroupColumns, LowRankPlusDiagonal, PlusDiagonal
 from lift_core.operators.plain import Dense, Diagonal, MatrixFree, Sparse, as_operator
+from lift_core.operators.tall import pull
 
 __all__ = [
     "DENSE_LIMIT",

@@ -9,18 +9,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from lift_core.operators.base import DENSE_LIMIT, Lifted, LinearOperator, require_finite
-
-ENOUGH_COLUMNS = 12
-"""From so many columns on BLAS multiplies with the transpose of a tall matrix at full speed."""
-
-
-def pull(V: Float64[Tensor, "n k"], block: Float64[Tensor, "n b"]) -> Float64[Tensor, "k b"]:  # noqa: N803
-    """``V^T X`` for tall V; for few columns as ``(X^T V)^T``, which MKL computes two to five times as fast.
-
-    >>> pull(torch.ones(3, 2), torch.tensor([[1.0], [2.0], [3.0]])).tolist()
-    [[6.0], [6.0]]
-    """
-    return V.T @ block if block.shape[1] >= ENOUGH_COLUMNS else (block.T @ V).T
+from lift_core.operators.tall import pull
 
 
 class LowRankPlusDiagonal(LinearOperator):
@@ -56,7 +45,7 @@ class LowRankPlusDiagonal(LinearOperator):
         self.device = self.diagonal.device
 
     def matvec(self, x: Tensor) -> Tensor:
-        return self.diagonal * x + self.factor @ (self.core * (self.factor.T @ x))
+        return self.diagonal * x + self.factor @ (self.core * pull(self.factor, x[:, None])[:, 0])
 
     def rmatvec(self, y: Tensor) -> Tensor:
         return self.matvec(y)

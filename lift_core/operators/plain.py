@@ -12,6 +12,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from lift_core.operators.base import DENSE_LIMIT, Lifted, LinearOperator, require_finite
+from lift_core.operators.tall import pull
 
 
 class Dense(LinearOperator):
@@ -34,13 +35,13 @@ class Dense(LinearOperator):
         return self.matrix @ x
 
     def rmatvec(self, y: Tensor) -> Tensor:
-        return self.matrix.T @ y
+        return pull(self.matrix, y[:, None])[:, 0]
 
     def matmat(self, x: Tensor) -> Tensor:
         return self.matrix @ x
 
     def rmatmat(self, y: Tensor) -> Tensor:
-        return self.matrix.T @ y
+        return pull(self.matrix, y)
 
     def dense_rows(self, rows: slice | Int64[Tensor, " r"]) -> Tensor:
         return self.matrix[rows]
