@@ -15,7 +15,7 @@ _PIECE = 1 << 18  # entries that stay in a processor's cache through a dozen ope
 class TanhGELU(nn.Module):
     """``½ x (1 + tanh u)`` with ``u = sqrt(2/π) (x + 0.044715 x³)``: transformers' ``gelu_new``, twice differentiable.
 
-    Differentiated twice operation by operation, it keeps dozens of tensors; here its input and what comes from above.
+    Differentiated twice operation by operation, it keeps dozens of tensors; here its input and two derivatives.
 
     >>> TanhGELU()(torch.tensor([-1.0, 0.0, 1.0]))
     tensor([-0.1588,  0.0000,  0.8412])
@@ -25,8 +25,8 @@ class TanhGELU(nn.Module):
         return _Value.apply(x)
 
 
-def _backward_of_backward(x: Tensor, upstream: Tensor, into: Tensor) -> tuple[Tensor, Tensor]:
-    """``(into gelu''(x) upstream, into gelu'(x))``."""
+def _derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
+    """``(gelu'(x), gelu''(x))``."""
     square = x * x
     u1 = square.mul(3 * _CUBIC * _SCALE).add_(_SCALE)  # u', with u'' = 6 · 0.044715 sqrt(2/π) x
     t = square.mul_(_CUBIC).add_(1).mul_(x).mul_(_SCALE).tanh_()
@@ -34,8 +34,7 @@ def _backward_of_backward(x: Tensor, upstream: Tensor, into: Tensor) -> tuple[Te
     t1 = sech2 * u1
     slope = torch.addcmul(t, x, t1).add_(1).mul_(0.5)
     t2 = sech2.mul_(x).mul_(6 * _CUBIC * _SCALE).addcmul_(t.mul_(t1), u1, value=-2)
-    bend = t1.addcmul_(x, t2, value=0.5)
-    return bend * upstream * into, slope * into
+    return slope, t1.addcmul_(x, t2, value=0.5)
 
 
 class _Value(torch.autograd.Function):
@@ -51,25 +50,37 @@ class _Value(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        return _Backward.apply(*ctx.saved_tensors, grad_outputs[0])
+        (x,), (upstream,) = ctx.saved_tensors, grad_outputs
+        if torch.is_grad_enabled():  # only a Hessian product differentiates on
+            both: Any = _Backward.apply(x, upstream)
+            return both[0]
+        return _backward(x, upstream)
+
+
+def _backward(x: Tensor, upstream: Tensor) -> Tensor:
+    """``gelu'(x) g``."""
+    return torch.ops.aten.gelu_backward(upstream, x, approximate="tanh")
 
 
 class _Backward(torch.autograd.Function):
-    """``gelu'(x) g``, as a function of both."""
+    """`_backward` as a function of both; beside it its derivatives, which every product needs."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, upstream: Tensor) -> Tensor:
-        return torch.ops.aten.gelu_backward(upstream, x, approximate="tanh")
+    def forward(x: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        slopes, bends = zip(*(_derivatives(piece) for piece in x.flatten().split(_PIECE)), strict=True)
+        return _backward(x, upstream), torch.cat(bends).view(x.shape) * upstream, torch.cat(slopes).view(x.shape)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # or the derivatives would get gradients of zeros
+        ctx.save_for_backward(*output[1:])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        x, upstream = ctx.saved_tensors
-        pieces = [part.flatten().split(_PIECE) for part in (x, upstream, grad_outputs[0])]
-        both = [_backward_of_backward(*piece) for piece in zip(*pieces, strict=True)]
-        return tuple(torch.cat(parts).view(x.shape) for parts in zip(*both, strict=True))
+        if grad_outputs[0] is None:
+            return None, None
+        bend, slope = ctx.saved_tensors
+        return bend * grad_outputs[0], slope * grad_outputs[0]
