@@ -19,7 +19,7 @@ from lift_core import (
     MatrixFree,
     Sparse,
 )
-from lift_core.operators import PlusDiagonal, as_operator, pull
+from lift_core.operators import PlusDiagonal, as_operator, pull, tall
 from lift_core.operators.base import DENSE_LIMIT
 from lift_core.testing import check_operator
 
@@ -152,10 +152,12 @@ def test_as_operator_names_what_it_does_not_take() -> None:
 
 
 @pytest.mark.parametrize("columns", [0, 1, 2, 11, 12, 13])
-def test_blocks_of_any_width_are_pulled_through_a_tall_matrix(columns: int) -> None:
-    tall, block = (torch.from_numpy(RNG.standard_normal((50, width))) for width in (3, columns))
-    expected = torch.einsum("nk,nb->kb", tall, block)
-    torch.testing.assert_close(pull(tall, block), expected, rtol=1e-12, atol=1e-12)
+@pytest.mark.parametrize("rows", [0, 50, tall.FEWEST * tall.ROWS, tall.FEWEST * tall.ROWS + 7])
+def test_blocks_of_any_width_are_pulled_through_a_tall_matrix(columns: int, rows: int) -> None:
+    V, block = (torch.from_numpy(RNG.standard_normal((rows, width))) for width in (3, columns))  # noqa: N806
+    expected = torch.einsum("nk,nb->kb", V, block)
+    for laid_out in (block, block.T.contiguous().T):
+        torch.testing.assert_close(pull(V, laid_out), expected, rtol=1e-12, atol=1e-11)
 
 
 def test_rows_of_a_stored_matrix_are_had_at_any_size() -> None:

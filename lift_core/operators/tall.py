@@ -19,6 +19,7 @@ def pull(V: Float64[Tensor, "n k"], block: Float64[Tensor, "n b"]) -> Float64[Te
     BLAS shares the entries of a product among threads, of which there are few here, and reads V past the caches for
     them: two to eight times as slow as a batch of products that are added up.
 
+    >>> import torch
     >>> pull(torch.ones(3, 2), torch.tensor([[1.0], [2.0], [3.0]])).tolist()
     [[6.0], [6.0]]
     """
