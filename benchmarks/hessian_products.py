@@ -149,12 +149,14 @@ def time_table(options: argparse.Namespace) -> list[dict[str, Any]]:
                     seconds[name].append(value)
         medians = {name: statistics.median(values) for name, values in seconds.items()}
         plain = medians.get("plain product")
+        counted = {name: operations(calls[name]) for name in ("product", "gradient", "full gradient") if name in calls}
         for name, median in medians.items():
-            least = floor(calls[name], problem, rates) if name in ("product", "gradient") else None
+            least = floor(counted[name], problem, rates) if name in ("product", "gradient") else None
             rows.append(
                 {
                     "tuned": tuned, "what": name, "seconds": median,
                     "per_full_gradient": median / medians["full gradient"],
+                    "operations": counted[name] / counted["full gradient"] if name in counted else None,
                     "per_plain_product": median / plain if plain else None,
                     "floor": least, "over_floor": least and median / least,
                 }
@@ -163,16 +165,21 @@ def time_table(options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def floor(call: Callable[[], object], problem: LanguageModel, rates: tuple[float, float]) -> float:
-    """Seconds that the matrix products of a call, or the bytes that it must move, take at best."""
+def operations(call: Callable[[], object]) -> int:
+    """Of the matrix products of a call, counted."""
     with FlopCounterMode(display=False) as counter:
         call()
+    return counter.get_total_flops()
+
+
+def floor(operations: int, problem: LanguageModel, rates: tuple[float, float]) -> float:
+    """Seconds that so many operations, or the bytes that a call must move, take at best."""
     batch, width = problem.batches("train")[0], problem.model.config.n_embd
     network = next(problem.model.parameters())
     tuned = len(problem.initial_point().weights)
     head = 0 if "transformer.wte.weight" in problem.groups else problem.model.lm_head.weight.numel()
     moved = (batch.ids.numel() * width + tuned + head) * network.element_size() + 2 * 8 * tuned
-    return max(counter.get_total_flops() / rates[0], moved / rates[1])
+    return max(operations / rates[0], moved / rates[1])
 
 
 def memory_row(options: argparse.Namespace) -> dict[str, Any]:
@@ -224,10 +231,10 @@ def memory_table(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def shown_times(rows: list[dict[str, Any]], device: str) -> Table:
-    columns = "tuned", "what", "seconds", "/ full gradient", "/ plain product", "/ floor"
+    columns = "tuned", "what", "seconds", "/ full gradient", "its operations", "/ plain product", "/ floor"
     table = Table(*columns, title=f"One call, median; {device_name(device)}")
     for row in rows:
-        ratios = (row[key] for key in ("per_full_gradient", "per_plain_product", "over_floor"))
+        ratios = (row[key] for key in ("per_full_gradient", "operations", "per_plain_product", "over_floor"))
         cells = ("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
         table.add_row(row["tuned"], row["what"], f"{row['seconds']:.4f}", *cells)
     return table
