@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lift_core.lp import size_of_bounds, smaller_bounds
 
-WORTH = 4.0
+WORTH = 10.0
 """Error of the objective, in multiples of the tolerance, that residuals within the tolerance may go with."""
 
 

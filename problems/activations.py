@@ -15,7 +15,8 @@ _PIECE = 1 << 18  # entries that stay in a processor's cache through a dozen ope
 class TanhGELU(nn.Module):
     """``½ x (1 + tanh u)`` with ``u = sqrt(2/π) (x + 0.044715 x³)``: transformers' ``gelu_new``, twice differentiable.
 
-    Differentiated twice operation by operation, it keeps dozens of tensors; here its input and two derivatives.
+    Differentiated twice operation by operation, it keeps dozens of tensors; here its input and two derivatives,
+    which are constants to autodiff: a third derivative would be wrong.
 
     >>> TanhGELU()(torch.tensor([-1.0, 0.0, 1.0]))
     tensor([-0.1588,  0.0000,  0.8412])

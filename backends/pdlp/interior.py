@@ -29,8 +29,8 @@ def interior_pairs(
         x, y and their `Residuals`; None where there is no closed form.
     """
     A = batch.A  # noqa: N806  (the field's letter)
-    finite_rows = bool(torch.isfinite(batch.row_lower).all() and torch.isfinite(batch.row_upper).all())
-    if not isinstance(A, DirectionMatrix) or A.rows is not None or not finite_rows:
+    finite_rows = (torch.isfinite(batch.row_lower) & torch.isfinite(batch.row_upper)).all(0)
+    if not isinstance(A, DirectionMatrix) or A.rows is not None or not finite_rows.any():
         return None
     p = A.num_hyper
     adjoint = solve_hessian(A.hessian, batch.c[p:])
