@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import pytest
 import scipy.sparse as sp
@@ -26,7 +27,7 @@ from backends.pdlp.equations import (
 from backends.pdlp.iteration import Check
 from backends.pdlp.polish import ProximalPoint
 from lift_core.lp import LinearProgram, LPStart, LPStatus, solve_lp, solve_lps
-from lift_core.operators import Dense, MatrixFree, Sparse
+from lift_core.operators import Dense, Diagonal, DirectionMatrix, MatrixFree, Sparse
 from lift_core.testing import known_lp
 from lift_core.testing.families import dense_direction_lp, factored_direction_lp
 from tests.test_pdlp import direction_program, product_only, randn, with_matrix
@@ -49,6 +50,19 @@ def test_a_batch_gives_the_answers_of_single_solves(algorithm: str, kind: str, p
     for one, together in zip((solve_lp(lp, backend) for lp in lps), solve_lps(lps, backend), strict=True):
         assert one.status is together.status is LPStatus.OPTIMAL
         assert together.objective == pytest.approx(one.objective, rel=1e-4, abs=1e-4)
+
+
+def test_closed_forms_of_a_batch_do_not_depend_on_its_other_programs() -> None:
+    A = DirectionMatrix(Dense(randn(4, 1, seed=1)), Diagonal([1.0, 2.0, 3.0, 4.0]))  # noqa: N806
+    lps = [
+        LinearProgram(c=randn(5, seed=2), A=A, row_lower=-slack, row_upper=slack, col_lower=-9.0, col_upper=9.0)
+        for slack in (0.1, math.inf, 0.01, 1e3)
+    ]
+    answers = list(solve_lps(lps, PDLP()))
+    assert [answer.status for answer in answers] == [LPStatus.OPTIMAL] * 4
+    assert [answer.iterations == 0 for answer in answers] == [True, False, True, False]
+    for lp, answer in zip(lps, answers, strict=True):
+        assert answer.objective == pytest.approx(solve_lp(lp, HiGHS()).objective, rel=1e-3)
 
 
 def test_a_batch_costs_two_block_products_an_iteration() -> None:
