@@ -50,10 +50,11 @@ SMALLEST_SHRINKAGE = 0.9
 
 def closed_forms(batch: Batch, rtol: float) -> dict[int, BackendAnswer]:
     """Answers of the programs that `interior_pairs` solves, by their index."""
-    found = interior_pairs(batch)
-    if found is None:
+    pairs = interior_pairs(batch)
+    if pairs is None:
         return {}
-    x, y, residuals = found
+    x, y = pairs
+    residuals = KKTCheck(batch).evaluate(x, y, product(batch.A, x), transposed_product(batch.A, y))
     return {
         column: BackendAnswer(x[:, column].contiguous(), y[:, column].contiguous(), LPStatus.OPTIMAL, 0)
         for column, numbers in enumerate(residuals.T.tolist())

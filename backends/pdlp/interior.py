@@ -14,20 +14,14 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from backends.kkt import KKTCheck
-from backends.pdlp.batch import Batch, product, transposed_product
+from backends.pdlp.batch import Batch, product
 from backends.pdlp.projection import factors
 from lift_core.operators import Dense, DirectionMatrix, LinearOperator, pull
 
 
-def interior_pairs(
-    batch: Batch,
-) -> tuple[Float64[Tensor, "n b"], Float64[Tensor, "m b"], Float64[Tensor, "6 b"]] | None:
-    """The optimal pairs (x, y) of the programs whose weights do not reach their box; of others, pairs that are no good.
-
-    Returns:
-        x, y and their `Residuals`; None where there is no closed form.
-    """
+def interior_pairs(batch: Batch) -> tuple[Float64[Tensor, "n b"], Float64[Tensor, "m b"]] | None:
+    """The optimal pairs (x, y) of the programs whose weights do not reach their box; of the others, pairs that are no
+    good. None where there is no closed form."""
     A = batch.A  # noqa: N806  (the field's letter)
     finite_rows = (torch.isfinite(batch.row_lower) & torch.isfinite(batch.row_upper)).all(0)
     if not isinstance(A, DirectionMatrix) or A.rows is not None or not finite_rows.any():
@@ -40,10 +34,7 @@ def interior_pairs(
     hyper = _cheapest(hypergradient, batch.col_lower[:p], batch.col_upper[:p])
     activity = _cheapest(adjoint, batch.row_lower, batch.row_upper)
     weights = solve_hessian(A.hessian, activity - A.mixed.matmat(hyper))
-    if weights is None:
-        return None
-    x = torch.cat([hyper, weights])
-    return x, adjoint, KKTCheck(batch).evaluate(x, adjoint, product(A, x), transposed_product(A, adjoint))
+    return None if weights is None else (torch.cat([hyper, weights]), adjoint)
 
 
 def solve_hessian(hessian: LinearOperator, right: Float64[Tensor, "n b"]) -> Float64[Tensor, "n b"] | None:

@@ -18,8 +18,8 @@ ENOUGH_COLUMNS = 12
 def pull(V: Float64[Tensor, "n k"], block: Float64[Tensor, "n b"]) -> Float64[Tensor, "k b"]:  # noqa: N803
     """``V^T X`` for tall V, for few columns as ``(X^T V)^T``; on a CPU as a sum over blocks of rows.
 
-    BLAS shares the entries of a product among threads, of which there are few here: with two threads two to seven times
-    as slow as a batch of products that are added up, and up to twice with one.
+    BLAS shares the entries of a product among threads, of which there are few here; a batch of products that are added
+    up gives every thread rows of its own.
 
     >>> import torch
     >>> pull(torch.ones(3, 2), torch.tensor([[1.0], [2.0], [3.0]])).tolist()
