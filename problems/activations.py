@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from problems.second_pass import channel
+
 _SCALE, _CUBIC = math.sqrt(2 / math.pi), 0.044715
 _PIECE = 1 << 18  # entries that stay in a processor's cache through a dozen operations
 
@@ -23,7 +25,8 @@ class TanhGELU(nn.Module):
     """
 
     def forward(self, x: Tensor) -> Any:
-        return _Value.apply(x)
+        both: Any = _Value.apply(x)
+        return both[0]
 
 
 def _derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,39 +42,46 @@ def _derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Value(torch.autograd.Function):
+    """The value, and a channel for ``gelu''(x) g v`` and ``gelu'(x)``."""
+
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return nn.functional.gelu(x, approximate="tanh")
+    def forward(x: Tensor) -> tuple[Tensor, ...]:
+        return nn.functional.gelu(x, approximate="tanh"), *channel(x, [x.shape, x.shape])
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs, *output[1:])
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        (x,), (upstream,) = ctx.saved_tensors, grad_outputs
-        if torch.is_grad_enabled():  # only a Hessian product differentiates on
-            both: Any = _Backward.apply(x, upstream)
+        (x, *channel), (upstream, bent, slope) = ctx.saved_tensors, grad_outputs
+        if slope is not None:
+            return bent if upstream is None else torch.addcmul(bent, slope, upstream)
+        if upstream is None:
+            return None
+        if torch.is_grad_enabled():  # the first pass
+            both: Any = _Gradient.apply(x, upstream, *channel)
             return both[0]
-        return _backward(x, upstream)
+        return _gradient(x, upstream)
 
 
-def _backward(x: Tensor, upstream: Tensor) -> Tensor:
+def _gradient(x: Tensor, upstream: Tensor) -> Tensor:
     """``gelu'(x) g``."""
     return torch.ops.aten.gelu_backward(upstream, x, approximate="tanh")
 
 
-class _Backward(torch.autograd.Function):
-    """`_backward` as a function of both; beside it its derivatives, which every product needs."""
+class _Gradient(torch.autograd.Function):
+    """`_gradient` as a function of both; beside it ``gelu''(x) g`` and ``gelu'(x)``, which every product needs."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, upstream: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(x: Tensor, upstream: Tensor, *channel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         slopes, bends = zip(*(_derivatives(piece) for piece in x.flatten().split(_PIECE)), strict=True)
-        return _backward(x, upstream), torch.cat(bends).view(x.shape) * upstream, torch.cat(slopes).view(x.shape)
+        return _gradient(x, upstream), torch.cat(bends).view(x.shape) * upstream, torch.cat(slopes).view(x.shape)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
@@ -81,7 +91,8 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        if grad_outputs[0] is None:
-            return None, None
+        v = grad_outputs[0]
+        if v is None:
+            return None, None, None, None
         bend, slope = ctx.saved_tensors
-        return bend * grad_outputs[0], slope * grad_outputs[0]
+        return None, slope * v, bend * v, slope

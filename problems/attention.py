@@ -6,15 +6,25 @@ For one head with queries q, keys k and values v, each (length x width), and sca
     gradient    dP = do v^T,  dS = P ∘ (dP - rowsum(P ∘ dP)),
                 dq = s dS k,  dk = s dS^T q,  dv = P^T do
 
-and the gradient's own derivative, see `_curvature`. With ordinary autodiff operations a gradient that is differentiated
-again stores about ten matrices of length x length for each head; here q, k and v are kept and the matrices are formed
-again, a block of queries of a few heads at a time.
+and the gradient's own derivative: along a direction (a, b, c), the gradient of ``<a, dq> + <b, dk> + <c, dv>``. With
+``M = s (a k^T + q b^T)``, from which the row sums of ``P ∘ M`` are taken, with u what the layers above add to do, and
+
+    N = do c^T + u v^T,   E = P ∘ M,   Q = dS ∘ M + P ∘ N,   R = Q - P ∘ rowsum(Q)
+
+it is
+
+    in do:  E v + P c       in q:  s (R k + dS b)       in k:  s (R^T q + dS^T a)       in v:  E^T do + P^T u
+
+With ordinary autodiff operations a gradient that is differentiated again stores about ten matrices of length x length
+for each head; here q, k and v are kept, of short sequences P and dS, too, and the other matrices are formed again, a
+block of queries of a few heads at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import chain, count
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,11 +32,16 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from problems.second_pass import channel
+
 CHUNK = {"cpu": 1 << 20, "cuda": 1 << 22}
 """Entries of an attention matrix that are formed at once, by the type of device; on a CPU a dozen such pieces stay near
 its caches."""
 BLOCKS, SMALLEST_BLOCK = 8, 64
 """Into how many blocks the queries are cut, and the fewest in one: what lies above the diagonal blocks is left out."""
+
+KEEP = 256
+"""Length of the sequences up to which P and dS are kept: less than a fifth of all that is kept for a block of GPT-2."""
 
 NAME = "lift_causal"
 """Under this name transformers knows the attention below."""
@@ -47,8 +62,8 @@ def causal_attention(
     [[[[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]]]
     """
     flat = [part.flatten(0, 1) for part in (query, key, value)]
-    out: Any = _Attention.apply(*flat, scale)
-    return out.view(query.shape)
+    both: Any = _Value.apply(*flat, scale)
+    return both[0].view(query.shape)
 
 
 def _for_transformers(
@@ -62,13 +77,55 @@ def _for_transformers(
 AttentionInterface.register(NAME, _for_transformers)
 
 
-def _blocks(query: Heads) -> Iterator[tuple[slice, list[slice]]]:
-    """Some heads, and blocks of their queries; a block sees no keys beyond its last query."""
+class _Block(NamedTuple):
+    """Some queries of some heads, and the keys up to the last of them; they see no others."""
+
+    number: int
+    heads: slice
+    rows: slice
+
+    def queries(self, x: Heads) -> Heads:
+        return x[self.heads, self.rows]
+
+    def keys(self, x: Heads) -> Heads:
+        return x[self.heads, : self.rows.stop]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of its attention matrices."""
+        return self.heads.stop - self.heads.start, self.rows.stop - self.rows.start, self.rows.stop
+
+
+def _blocks(query: Heads) -> list[list[_Block]]:
+    """For some heads at a time, all queries in blocks."""
     heads, length, _ = query.shape
     rows = max(SMALLEST_BLOCK, -(-length // BLOCKS))
     size = max(1, CHUNK.get(query.device.type, CHUNK["cpu"]) // (rows * length))
-    blocks = [slice(start, min(start + rows, length)) for start in range(0, length, rows)]
-    return ((slice(start, start + size), blocks) for start in range(0, heads, size))
+    numbers = count()
+    return [
+        [
+            _Block(next(numbers), slice(first, min(first + size, heads)), slice(start, min(start + rows, length)))
+            for start in range(0, length, rows)
+        ]
+        for first in range(0, heads, size)
+    ]
+
+
+def _by_blocks(query: Heads, of_block: Callable[[_Block], tuple[Heads, ...]]) -> list[Heads]:
+    """Put together what blocks give: first for their queries, then what they add to all keys that they see."""
+    out: list[list[Heads]] = []
+    for blocks in _blocks(query):
+        of_queries, *of_keys = zip(*map(of_block, blocks), strict=True)
+        out.append([torch.cat(of_queries, dim=1), *map(_total, of_keys)])
+    return [torch.cat(column) for column in zip(*out, strict=True)]
+
+
+def _total(blocks: Sequence[Heads]) -> Heads:
+    """The sum of what blocks of queries contribute to keys; the last one sees all."""
+    *shorter, total = blocks
+    for part in shorter:
+        total[:, : part.shape[1]].add_(part)
+    return total
 
 
 def _weights(query: Heads, key: Heads, scale: float) -> Tensor:
@@ -84,100 +141,139 @@ def _centred(weights: Tensor, values: Tensor) -> Tensor:
     return (values - (weights * values).sum(-1, keepdim=True)).mul_(weights)
 
 
-def _total(blocks: Sequence[Heads]) -> Heads:
-    """The sum of what blocks of queries contribute to keys; the last one sees all."""
-    *shorter, total = blocks
-    for part in shorter:
-        total[:, : part.shape[1]].add_(part)
-    return total
+def _gradient(query: Heads, key: Heads, value: Heads, upstream: Heads, scale: float) -> tuple[list[Tensor], ...]:
+    """``[dq, dk, dv]``, and P and dS by blocks, if they are to be kept."""
+    kept: tuple[list[Tensor], list[Tensor]] = ([], [])
+
+    def of_block(block: _Block) -> tuple[Heads, ...]:
+        q, do, k, v = block.queries(query), block.queries(upstream), block.keys(key), block.keys(value)
+        weights = _weights(q, k, scale)
+        d_scores = _centred(weights, do @ v.mT)
+        if query.shape[1] <= KEEP:
+            kept[0].append(weights)
+            kept[1].append(d_scores)
+        return scale * (d_scores @ k), scale * (d_scores.mT @ q), weights.mT @ do
+
+    return _by_blocks(query, of_block), *kept
 
 
-def _gradient(query: Heads, key: Heads, value: Heads, upstream: Heads, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    out: list[tuple[Tensor, Tensor, Tensor]] = []
-    for part, blocks in _blocks(query):
-        terms: list[tuple[Tensor, Tensor, Tensor]] = []
-        for rows in blocks:
-            q, do = query[part, rows], upstream[part, rows]
-            k, v = key[part, : rows.stop], value[part, : rows.stop]
-            weights = _weights(q, k, scale)
-            d_scores = _centred(weights, do @ v.mT)
-            terms.append((scale * (d_scores @ k), scale * (d_scores.mT @ q), weights.mT @ do))
-        dq, dk, dv = zip(*terms, strict=True)
-        out.append((torch.cat(dq, dim=1), _total(dk), _total(dv)))
-    columns = [torch.cat(column) for column in zip(*out, strict=True)]
-    return columns[0], columns[1], columns[2]
+class _Curvature(NamedTuple):
+    """The gradient's derivative along (a, b, c), in the letters of the module; P and dS by blocks, if they are kept."""
+
+    query: Heads
+    key: Heads
+    value: Heads
+    upstream: Heads
+    scale: float
+    a: Heads
+    b: Heads
+    c: Heads
+    kept: Sequence[Tensor]
+
+    def of_upstream(self) -> Heads:
+        """Its part in do."""
+
+        def of_block(block: _Block) -> tuple[Heads, ...]:
+            weights = self._weights(block)
+            moved = weights * self._mixed(block, weights)
+            return (torch.baddbmm(moved @ block.keys(self.value), weights, block.keys(self.c)),)
+
+        return _by_blocks(self.query, of_block)[0]
+
+    def of_inputs(self, u: Heads) -> list[Heads]:
+        """Its parts in q, k and v."""
+
+        def of_block(block: _Block) -> tuple[Heads, ...]:
+            q, do, a, of_u = map(block.queries, (self.query, self.upstream, self.a, u))
+            k, v, b, c = map(block.keys, (self.key, self.value, self.b, self.c))
+            weights = self._weights(block)
+            d_scores = self._d_scores(block, weights)
+            mixed = self._mixed(block, weights)
+            curved = torch.baddbmm(do @ c.mT, of_u, v.mT).mul_(weights)
+            curved = torch.addcmul(curved, d_scores, mixed)
+            curved = torch.addcmul(curved, weights, curved.sum(-1, keepdim=True), value=-1)
+            q_bar = torch.baddbmm(curved @ k, d_scores, b)
+            k_bar = torch.baddbmm(curved.mT @ q, d_scores.mT, a)
+            v_bar = torch.baddbmm(mixed.mul_(weights).mT @ do, weights.mT, of_u)
+            return self.scale * q_bar, self.scale * k_bar, v_bar
+
+        return _by_blocks(self.query, of_block)
+
+    def _weights(self, block: _Block) -> Tensor:
+        """P."""
+        if self.kept:
+            return self.kept[block.number]
+        return _weights(block.queries(self.query), block.keys(self.key), self.scale)
+
+    def _d_scores(self, block: _Block, weights: Tensor) -> Tensor:
+        """dS."""
+        if self.kept:
+            return self.kept[len(self.kept) // 2 + block.number]
+        return _centred(weights, block.queries(self.upstream) @ block.keys(self.value).mT)
+
+    def _mixed(self, block: _Block, weights: Tensor) -> Tensor:
+        """M, without the row sums of ``P ∘ M``."""
+        of_a = block.queries(self.a) @ block.keys(self.key).mT
+        mixed = torch.baddbmm(of_a, block.queries(self.query), block.keys(self.b).mT).mul_(self.scale)
+        return mixed - (weights * mixed).sum(-1, keepdim=True)
 
 
-def _curvature(
-    query: Heads, key: Heads, value: Heads, upstream: Heads, scale: float, into: tuple[Heads, Heads, Heads]
-) -> tuple[Tensor, ...]:
-    """Gradient in (q, k, v, do) of ``φ = <a, dq> + <b, dk> + <c, dv>`` for given (a, b, c)."""
-    out: list[tuple[Tensor, ...]] = []
-    for part, blocks in _blocks(query):
-        terms: list[tuple[Tensor, ...]] = []
-        for rows in blocks:
-            of_rows = (block[part, rows] for block in (query, upstream, into[0]))
-            of_keys = (block[part, : rows.stop] for block in (key, value, *into[1:]))
-            terms.append(_block_curvature(*of_rows, *of_keys, scale=scale))
-        q_bar, k_bar, v_bar, do_bar = zip(*terms, strict=True)
-        out.append((torch.cat(q_bar, dim=1), _total(k_bar), _total(v_bar), torch.cat(do_bar, dim=1)))
-    return tuple(torch.cat(column) for column in zip(*out, strict=True))
+class _Value(torch.autograd.Function):
+    """Attention, and a channel for a, b, c, do, and P and dS where they are kept."""
 
-
-def _block_curvature(
-    q: Heads, do: Heads, a: Heads, k: Heads, v: Heads, b: Heads, c: Heads, *, scale: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What some queries contribute to `_curvature`.
-
-    With ``M = s (a k^T + q b^T)`` and ``N = do c^T``, ``φ = <M, dS> + <N, P>``; writing ``m``, ``D`` for the row sums
-    of ``P ∘ M`` and ``P ∘ dP``:
-
-        E = P ∘ (M - m),   P̄ = dP ∘ (M - m) - D ∘ M + N,   S̄ = P ∘ (P̄ - rowsum(P ∘ P̄))
-        q̄ = s (S̄ k + dS b),   k̄ = s (S̄^T q + dS^T a),   v̄ = E^T do,   d̄o = E v + P c
-    """
-    weights, d_weights = _weights(q, k, scale), do @ v.mT
-    inner = (weights * d_weights).sum(-1, keepdim=True)
-    mixed = torch.baddbmm((scale * a) @ k.mT, scale * q, b.mT)
-    centred = mixed - (weights * mixed).sum(-1, keepdim=True)
-    p_bar = torch.baddbmm((d_weights * centred).sub_(inner * mixed), do, c.mT)
-    d_scores, s_bar, moved = (d_weights - inner).mul_(weights), _centred(weights, p_bar), weights * centred
-    q_bar, k_bar = torch.baddbmm(s_bar @ k, d_scores, b), torch.baddbmm(s_bar.mT @ q, d_scores.mT, a)
-    return scale * q_bar, scale * k_bar, moved.mT @ do, torch.baddbmm(moved @ v, weights, c)
-
-
-class _Attention(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    def forward(query: Tensor, key: Tensor, value: Tensor, scale: float) -> tuple[Tensor, ...]:
         # with a batch of one: torch's fused kernel, which forms no matrix of length x length, takes four dimensions
-        query, key, value = query[None], key[None], value[None]
-        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)[0]
+        each = query[None], key[None], value[None]
+        out = scaled_dot_product_attention(*each, is_causal=True, scale=scale)[0]
+        kept = [block.shape for blocks in _blocks(query) for block in blocks] if query.shape[1] <= KEEP else []
+        return out, *channel(query, [query.shape, key.shape, value.shape, out.shape, *kept, *kept])
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:3])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:3], *output[1:])
         ctx.scale = inputs[3]
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        return *_AttentionGradient.apply(*ctx.saved_tensors, grad_outputs[0], ctx.scale), None  # pyright: ignore[reportGeneralTypeIssues]
+        (query, key, value, *channel), (u, *messages) = ctx.saved_tensors, grad_outputs
+        a, b, c, upstream, *kept = messages
+        if upstream is not None:
+            curvature = _Curvature(query, key, value, upstream, ctx.scale, a, b, c, kept)
+            return *curvature.of_inputs(torch.zeros_like(query) if u is None else u), None
+        if u is None:
+            return None, None, None, None
+        if torch.is_grad_enabled():  # the first pass
+            parts: Any = _Gradient.apply(query, key, value, u, ctx.scale, *channel)
+            return *parts[:3], None
+        return *_gradient(query, key, value, u, ctx.scale)[0], None
 
 
-class _AttentionGradient(torch.autograd.Function):
+class _Gradient(torch.autograd.Function):
+    """(dq, dk, dv); beside them P and dS, where they are kept."""
+
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(query: Tensor, key: Tensor, value: Tensor, upstream: Tensor, scale: float) -> tuple[Tensor, ...]:
-        return _gradient(query, key, value, upstream, scale)
+    def forward(
+        query: Tensor, key: Tensor, value: Tensor, upstream: Tensor, scale: float, *channel: Tensor
+    ) -> tuple[Tensor, ...]:
+        return tuple(chain(*_gradient(query, key, value, upstream, scale)))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.save_for_backward(*inputs[:4])
+        ctx.mark_non_differentiable(*output[3:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[:4], *output[3:])
         ctx.scale = inputs[4]
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        query, key, value, upstream = ctx.saved_tensors
-        into = (grad_outputs[0], grad_outputs[1], grad_outputs[2])
-        return *_curvature(query, key, value, upstream, ctx.scale, into), None
+        query, key, value, upstream, *kept = ctx.saved_tensors
+        parts = zip(grad_outputs, (query, key, value), strict=False)  # P and dS have no gradients
+        a, b, c = (torch.zeros_like(x) if along is None else along for along, x in parts)
+        curvature = _Curvature(query, key, value, upstream, ctx.scale, a, b, c, kept)
+        return None, None, None, curvature.of_upstream(), None, a, b, c, upstream, *kept

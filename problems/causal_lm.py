@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 from transformers.activations import NewGELUActivation
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
+from transformers.pytorch_utils import Conv1D
 
 from problems.activations import TanhGELU
 from problems.attention import NAME as CLOSED_FORM_ATTENTION
+from problems.linear import Linear
 from problems.module import matching_parameters
 
 Grouping = Literal["block", "tensor", "kind"]
@@ -205,9 +207,12 @@ class GPT2Tail(nn.Module):
         self.model, self.first = model, first
         if not model.config.reorder_and_upcast_attn:
             model.set_attn_implementation(CLOSED_FORM_ATTENTION)
-        for module in model.modules():
+        for module in list(model.modules()):
             if isinstance(module, GPT2MLP) and isinstance(module.act, NewGELUActivation):
                 module.act = TanhGELU()
+            for name, part in list(module.named_children()):
+                if type(part) is Conv1D:
+                    setattr(module, name, Linear(part))
 
     def below(self, ids: Tensor) -> Tensor:
         """What enters block ``first``: hidden states (blocks, length, width), or the ids if nothing is below."""

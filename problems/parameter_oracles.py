@@ -41,12 +41,22 @@ class Layout:
         """The parts as tensors to differentiate by."""
         return {name: part.requires_grad_() for name, part in self.tensors(vector.detach()).items()}
 
-    def add(self, total: Float64[Tensor, " n"], parts: Sequence[Tensor], factor: float) -> None:
-        """``total += factor * parts``, in pieces: a sum of two precisions makes a copy of what it converts."""
+    def add(self, total: Float64[Tensor, " n"] | None, parts: Sequence[Tensor], factor: float) -> Float64[Tensor, " n"]:
+        """``total += factor * parts``, in pieces: a sum of two precisions makes a copy of what it converts.
+
+        Without a total, a new one in float64.
+        """
+        begins = total is None
+        if total is None:
+            total = parts[0].new_empty(sum(part.numel() for part in parts), dtype=torch.float64)
         for place, part in zip(self.groups.values(), parts, strict=True):
             pieces = zip(total[place].split(_PIECE), part.detach().flatten().split(_PIECE), strict=True)
             for sum_so_far, piece in pieces:
-                sum_so_far.add_(piece, alpha=factor)
+                if begins:
+                    sum_so_far.copy_(piece).mul_(factor)
+                else:
+                    sum_so_far.add_(piece, alpha=factor)
+        return total
 
 
 @dataclass(frozen=True)
@@ -70,11 +80,11 @@ def mean_gradient(
     layout: Layout, weights: Float64[Tensor, " n"], loss: Callable[[Parameters, Any], Tensor], mean: BatchMean
 ) -> Float64[Tensor, " n"]:
     """Gradient of the mean loss."""
-    leaves, total = layout.leaves(weights), torch.zeros_like(weights)
+    leaves, total = layout.leaves(weights), None
     for batch, share in mean:
         parts = grad(loss(leaves, batch), list(leaves.values()), allow_unused=True, materialize_grads=True)
-        layout.add(total, parts, share)
-    return total
+        total = layout.add(total, parts, share)
+    return torch.zeros_like(weights) if total is None else total
 
 
 def hessian(
@@ -184,13 +194,15 @@ def _operator(
     def matmat(columns: Tensor) -> Tensor:
         """Batches outside, columns inside: a graph that is not kept is built once for all columns."""
         tangents = [list(layout.tensors(column).values()) for column in columns.T]
-        totals = [torch.zeros_like(weights) for _ in tangents]
+        totals: list[Tensor | None] = [None] * len(tangents)
         for index, (batch, share) in enumerate(mean):
             one = graph(index, batch)
-            for total, tangent in zip(totals, tangents, strict=True):
-                layout.add(total, one.product(tangent), share)
+            totals = [
+                layout.add(total, one.product(tangent), share) for total, tangent in zip(totals, tangents, strict=True)
+            ]
             del one  # or a graph that is not kept would live on while the next is built
-        return torch.stack(totals, dim=1) if len(totals) > 1 else totals[0][:, None]
+        products = [torch.zeros_like(weights) if total is None else total for total in totals]
+        return torch.stack(products, dim=1) if len(products) > 1 else products[0][:, None]
 
     return MatrixFree(len(weights), lambda x: matmat(x[:, None])[:, 0], matmat=matmat, device=weights.device)
 

@@ -1,16 +1,21 @@
 """The closed forms of GPT-2's parts and the oracles on its own tensors, beside autodiff and finite differences."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import grad
+from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.pytorch_utils import Conv1D
 
 from problems import attention, head_loss, language_model
 from problems.activations import TanhGELU
+from problems.linear import Linear
 from problems.parameter_oracles import graph_bytes
 from tests.tiny_language import article, tiny_gpt2, tiny_problem, tiny_texts
 
@@ -25,11 +30,13 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> 
     return (scale * query @ key.mT).masked_fill(future, -torch.inf).softmax(-1) @ value
 
 
+@pytest.mark.parametrize("keep", [0, 5], ids=["formed again", "kept"])
 @pytest.mark.parametrize("chunk", [1, 20, 1 << 20])
 @pytest.mark.parametrize("smallest_block", [1, 2, 64])
 def test_attention_and_its_first_two_derivatives(
-    chunk: int, smallest_block: int, monkeypatch: pytest.MonkeyPatch
+    keep: int, chunk: int, smallest_block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(attention, "KEEP", keep)
     monkeypatch.setitem(attention.CHUNK, "cpu", chunk)
     monkeypatch.setattr(attention, "SMALLEST_BLOCK", smallest_block)
     parts = tuple(normal(1, 3, 5, 2, seed=seed) for seed in range(3))
@@ -65,6 +72,33 @@ def test_activation_and_its_first_two_derivatives(piece: int, monkeypatch: pytes
     monkeypatch.setattr("problems.activations._PIECE", piece)
     x = normal(3, 5)
     assert torch.autograd.gradcheck(TanhGELU(), (x,)) and torch.autograd.gradgradcheck(TanhGELU(), (x,))
+
+
+@pytest.mark.parametrize("tuned", [("weight", "bias"), ("weight",), ("bias",)], ids="+".join)
+@pytest.mark.parametrize("inputs", [True, False], ids=["inputs differ", "inputs are constant"])
+def test_linear_layer_and_its_first_two_derivatives(tuned: tuple[str, ...], inputs: bool) -> None:
+    theirs = Conv1D(4, 3).double().requires_grad_(False)
+    ours, x = Linear(theirs), normal(2, 5, 3).detach().requires_grad_(inputs)
+    parts = [normal(*theirs.get_parameter(name).shape, seed=seed) for seed, name in enumerate(tuned)]
+
+    def output(layer: nn.Module) -> Callable[..., Any]:
+        return lambda x, *parts: functional_call(layer, dict(zip(tuned, parts, strict=True)), (x,))
+
+    torch.testing.assert_close(output(ours)(x, *parts), output(theirs)(x, *parts), rtol=0, atol=1e-14)
+    assert torch.autograd.gradcheck(output(ours), (x, *parts))
+    assert torch.autograd.gradgradcheck(output(ours), (x, *parts))
+
+
+def test_second_derivatives_may_themselves_be_made_with_a_graph() -> None:
+    layer, x = Linear(Conv1D(4, 3).double()), normal(5, 3)
+    y = layer(x)
+    expected = x @ layer.weight + layer.bias
+    for _ in range(3):
+        y, expected = (
+            sum(part.square().sum() for part in grad(output.square().sum(), [x, layer.weight], create_graph=True))
+            for output in (y, expected)
+        )
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(("tokens", "words"), [(4, 2), (4, 2048), (512, 4), (512, 2048)])
