@@ -17,6 +17,7 @@ from torch import Tensor
 def channel(like: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
     """Zeros of these shapes, which take no memory.
 
+    >>> import torch
     >>> [part.shape for part in channel(torch.ones(1), [(2, 3), (4,)])]
     [torch.Size([2, 3]), torch.Size([4])]
     """
