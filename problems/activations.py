@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from problems.second_pass import channel
+from problems.second_pass import channel, open_channel
 
 _SCALE, _CUBIC = math.sqrt(2 / math.pi), 0.044715
 _PIECE = 1 << 18  # entries that stay in a processor's cache through a dozen operations
@@ -63,7 +63,7 @@ class _Value(torch.autograd.Function):
         if upstream is None:
             return None
         if torch.is_grad_enabled():  # the first pass
-            both: Any = _Gradient.apply(x, upstream, *channel)
+            both: Any = _Gradient.apply(x, upstream, *open_channel(ctx, channel))
             return both[0]
         return _gradient(x, upstream)
 
@@ -88,11 +88,11 @@ class _Gradient(torch.autograd.Function):
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)  # or the derivatives would get gradients of zeros
         ctx.save_for_backward(*output[1:])
+        ctx.has_channel = len(inputs) > 2
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        v = grad_outputs[0]
-        if v is None:
-            return None, None, None, None
-        bend, slope = ctx.saved_tensors
-        return None, slope * v, bend * v, slope
+        (bend, slope), v = ctx.saved_tensors, grad_outputs[0]
+        if ctx.has_channel:
+            return (None, None, None, None) if v is None else (None, slope * v, bend * v, slope)
+        return (None, None) if v is None else (bend * v, slope * v)

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from problems.second_pass import channel
+from problems.second_pass import channel, open_channel
 
 CHUNK = {"cpu": 1 << 20, "cuda": 1 << 22}
 """Entries of an attention matrix that are formed at once, by the type of device; on a CPU a dozen such pieces stay near
@@ -247,7 +247,7 @@ class _Value(torch.autograd.Function):
         if u is None:
             return None, None, None, None
         if torch.is_grad_enabled():  # the first pass
-            parts: Any = _Gradient.apply(query, key, value, u, ctx.scale, *channel)
+            parts: Any = _Gradient.apply(query, key, value, u, ctx.scale, *open_channel(ctx, channel))
             return *parts[:3], None
         return *_gradient(query, key, value, u, ctx.scale)[0], None
 
@@ -268,7 +268,7 @@ class _Gradient(torch.autograd.Function):
         ctx.mark_non_differentiable(*output[3:])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[:4], *output[3:])
-        ctx.scale = inputs[4]
+        ctx.scale, ctx.has_channel = inputs[4], len(inputs) > 5
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
@@ -276,4 +276,6 @@ class _Gradient(torch.autograd.Function):
         parts = zip(grad_outputs, (query, key, value), strict=False)  # P and dS have no gradients
         a, b, c = (torch.zeros_like(x) if along is None else along for along, x in parts)
         curvature = _Curvature(query, key, value, upstream, ctx.scale, a, b, c, kept)
-        return None, None, None, curvature.of_upstream(), None, a, b, c, upstream, *kept
+        if ctx.has_channel:
+            return None, None, None, curvature.of_upstream(), None, a, b, c, upstream, *kept
+        return *curvature.of_inputs(torch.zeros_like(query)), curvature.of_upstream(), None

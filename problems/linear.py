@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from problems.second_pass import channel
+from problems.second_pass import channel, open_channel
 
 
 class Linear(nn.Module):
@@ -61,9 +61,9 @@ class _Value(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        (x, weight, *channel), (u, a, B, delta) = ctx.saved_tensors, grad_outputs  # noqa: N806
+        (x, weight, *_), (u, a, B, delta) = ctx.saved_tensors, grad_outputs  # noqa: N806
         if torch.is_grad_enabled() and delta is None and u is not None:  # the first pass
-            return _Gradient.apply(x, weight, u, *channel)
+            return _Gradient.apply(x, weight, u, *open_channel(ctx, ctx.saved_tensors[2:]))
         of_x, of_weight, of_bias = ctx.needs_input_grad
         return (
             _sum_of_products((u, _transposed(weight)), (delta, _transposed(B))) if of_x else None,
@@ -83,25 +83,27 @@ class _Gradient(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
         ctx.save_for_backward(*inputs[:3])
         ctx.set_materialize_grads(False)
+        ctx.has_channel = len(inputs) > 3
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (x, weight, delta), (a, B, c) = ctx.saved_tensors, grad_outputs  # noqa: N806
-        of_delta = _sum_of_products((a, weight), (x, B))
-        if c is not None:
-            of_delta = c.expand_as(delta) if of_delta is None else of_delta + c
-        return None, None, of_delta, a, B, delta
+        of_delta = _sum_of_products((a, weight), (x, B), start=c)
+        of_delta = c.expand_as(delta) if of_delta is c is not None else of_delta
+        if ctx.has_channel:
+            return None, None, of_delta, a, B, delta
+        return _sum_of_products((delta, _transposed(B))), _sum_of_products((_transposed(a), delta)), of_delta
 
 
 def _transposed(matrix: Tensor | None) -> Tensor | None:
     return None if matrix is None else matrix.T
 
 
-def _sum_of_products(*pairs: tuple[Tensor | None, Tensor | None]) -> Tensor | None:
-    """Of the pairs that are whole."""
-    total: Tensor | None = None
+def _sum_of_products(*pairs: tuple[Tensor | None, Tensor | None], start: Tensor | None = None) -> Tensor | None:
+    """``start`` and the products of those pairs that are whole; None if there is neither."""
+    total = start
     for left, right in pairs:
         if left is not None and right is not None:
-            in_place = None if torch.is_grad_enabled() else total
+            in_place = None if total is start or torch.is_grad_enabled() else total
             total = left @ right if total is None else torch.addmm(total, left, right, out=in_place)
     return total

@@ -11,6 +11,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import GPT2Config, GPT2LMHeadModel
+from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
 from problems import attention, head_loss, language_model
@@ -87,6 +88,27 @@ def test_linear_layer_and_its_first_two_derivatives(tuned: tuple[str, ...], inpu
     torch.testing.assert_close(output(ours)(x, *parts), output(theirs)(x, *parts), rtol=0, atol=1e-14)
     assert torch.autograd.gradcheck(output(ours), (x, *parts))
     assert torch.autograd.gradgradcheck(output(ours), (x, *parts))
+
+
+@pytest.mark.parametrize("part", ["linear", "activation", "attention"])
+def test_two_gradients_on_one_graph(part: str) -> None:
+    layer = Linear(Conv1D(4, 4).double())
+    ours, theirs = {
+        "linear": (layer, lambda x: x @ layer.weight + layer.bias),
+        "activation": (TanhGELU(), NewGELUActivation()),
+        "attention": (
+            lambda x: attention.causal_attention(x, 2 * x, x, 0.37),
+            lambda x: plain_attention(x, 2 * x, x, 0.37),
+        ),
+    }[part]
+    x, shares = normal(1, 2, 5, 4), normal(2, 1, 2, 5, 4, seed=1).detach()
+
+    def products(function: Callable[[Tensor], Tensor]) -> Tensor:
+        losses = shares * function(x).square()
+        gradients = [grad(loss.sum(), x, create_graph=True)[0] for loss in losses]
+        return grad(gradients, [x, layer.weight], list(shares.flip(0)), allow_unused=True, materialize_grads=True)
+
+    torch.testing.assert_close(products(ours), products(theirs), rtol=0, atol=1e-13)
 
 
 def test_second_derivatives_may_themselves_be_made_with_a_graph() -> None:
