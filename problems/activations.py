@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,9 @@ class TanhGELU(nn.Module):
     tensor([-0.1588,  0.0000,  0.8412])
     """
 
-    def forward(self, x: Tensor) -> Any:
-        both: Any = _Value.apply(x)
-        return both[0]
+    def forward(self, x: Tensor) -> Tensor:
+        y, *_ = cast(tuple[Tensor, ...], _Value.apply(x))
+        return y
 
 
 def _derivatives(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,14 +57,14 @@ class _Value(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        (x, *channel), (upstream, bent, slope) = ctx.saved_tensors, grad_outputs
+        (x, *zeros), (upstream, bent, slope) = ctx.saved_tensors, grad_outputs
         if slope is not None:
             return bent if upstream is None else torch.addcmul(bent, slope, upstream)
         if upstream is None:
             return None
         if torch.is_grad_enabled():  # the first pass
-            both: Any = _Gradient.apply(x, upstream, *open_channel(ctx, channel))
-            return both[0]
+            gradient, *_ = cast(tuple[Tensor, ...], _Gradient.apply(x, upstream, *open_channel(ctx, zeros)))
+            return gradient
         return _gradient(x, upstream)
 
 

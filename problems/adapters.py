@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from lift_core.selection import Selection, transfer_pieces
 
@@ -92,7 +93,7 @@ def with_lora(
         ) from error
     config = peft.LoraConfig(
         r=rank, lora_alpha=2 * rank if alpha is None else alpha, lora_dropout=0.0, target_modules=target_modules,
-        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in model.modules()),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

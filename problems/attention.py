@@ -7,7 +7,7 @@ For one head with queries q, keys k and values v, each (length x width), and sca
                 dq = s dS k,  dk = s dS^T q,  dv = P^T do
 
 and the gradient's own derivative: along a direction (a, b, c), the gradient of ``<a, dq> + <b, dk> + <c, dv>``. With
-``M = s (a k^T + q b^T)``, from which the row sums of ``P ∘ M`` are taken, with u what the layers above add to do, and
+``M = s (a k^T + q b^T)``, less the row sums of ``P ∘ M``, with u the gradient in o of the pass at hand, and
 
     N = do c^T + u v^T,   E = P ∘ M,   Q = dS ∘ M + P ∘ N,   R = Q - P ∘ rowsum(Q)
 
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain, count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -62,8 +62,8 @@ def causal_attention(
     [[[[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]]]
     """
     flat = [part.flatten(0, 1) for part in (query, key, value)]
-    both: Any = _Value.apply(*flat, scale)
-    return both[0].view(query.shape)
+    out, *_ = cast(tuple[Tensor, ...], _Value.apply(*flat, scale))
+    return out.view(query.shape)
 
 
 def _for_transformers(
@@ -141,24 +141,29 @@ def _centred(weights: Tensor, values: Tensor) -> Tensor:
     return (values - (weights * values).sum(-1, keepdim=True)).mul_(weights)
 
 
-def _gradient(query: Heads, key: Heads, value: Heads, upstream: Heads, scale: float) -> tuple[list[Tensor], ...]:
-    """``[dq, dk, dv]``, and P and dS by blocks, if they are to be kept."""
-    kept: tuple[list[Tensor], list[Tensor]] = ([], [])
+def _keeps(query: Heads) -> bool:
+    return query.shape[1] <= KEEP
+
+
+def _gradient(
+    query: Heads, key: Heads, value: Heads, upstream: Heads, scale: float
+) -> tuple[list[Heads], list[Tensor]]:
+    """``[dq, dk, dv]``, and P and dS of one block after the other, if they are to be kept."""
+    kept: list[Tensor] = []
 
     def of_block(block: _Block) -> tuple[Heads, ...]:
         q, do, k, v = block.queries(query), block.queries(upstream), block.keys(key), block.keys(value)
         weights = _weights(q, k, scale)
         d_scores = _centred(weights, do @ v.mT)
-        if query.shape[1] <= KEEP:
-            kept[0].append(weights)
-            kept[1].append(d_scores)
+        if _keeps(query):
+            kept.extend((weights, d_scores))
         return scale * (d_scores @ k), scale * (d_scores.mT @ q), weights.mT @ do
 
-    return _by_blocks(query, of_block), *kept
+    return _by_blocks(query, of_block), kept
 
 
 class _Curvature(NamedTuple):
-    """The gradient's derivative along (a, b, c), in the letters of the module; P and dS by blocks, if they are kept."""
+    """The gradient's derivative along (a, b, c), in the letters of the module; ``kept`` is that of `_gradient`."""
 
     query: Heads
     key: Heads
@@ -189,12 +194,11 @@ class _Curvature(NamedTuple):
             weights = self._weights(block)
             d_scores = self._d_scores(block, weights)
             mixed = self._mixed(block, weights)
-            curved = torch.baddbmm(do @ c.mT, of_u, v.mT).mul_(weights)
-            curved = torch.addcmul(curved, d_scores, mixed)
+            curved = torch.addcmul(weights * torch.baddbmm(do @ c.mT, of_u, v.mT), d_scores, mixed)
             curved = torch.addcmul(curved, weights, curved.sum(-1, keepdim=True), value=-1)
             q_bar = torch.baddbmm(curved @ k, d_scores, b)
             k_bar = torch.baddbmm(curved.mT @ q, d_scores.mT, a)
-            v_bar = torch.baddbmm(mixed.mul_(weights).mT @ do, weights.mT, of_u)
+            v_bar = torch.baddbmm((weights * mixed).mT @ do, weights.mT, of_u)
             return self.scale * q_bar, self.scale * k_bar, v_bar
 
         return _by_blocks(self.query, of_block)
@@ -202,13 +206,13 @@ class _Curvature(NamedTuple):
     def _weights(self, block: _Block) -> Tensor:
         """P."""
         if self.kept:
-            return self.kept[block.number]
+            return self.kept[2 * block.number]
         return _weights(block.queries(self.query), block.keys(self.key), self.scale)
 
     def _d_scores(self, block: _Block, weights: Tensor) -> Tensor:
         """dS."""
         if self.kept:
-            return self.kept[len(self.kept) // 2 + block.number]
+            return self.kept[2 * block.number + 1]
         return _centred(weights, block.queries(self.upstream) @ block.keys(self.value).mT)
 
     def _mixed(self, block: _Block, weights: Tensor) -> Tensor:
@@ -216,6 +220,11 @@ class _Curvature(NamedTuple):
         of_a = block.queries(self.a) @ block.keys(self.key).mT
         mixed = torch.baddbmm(of_a, block.queries(self.query), block.keys(self.b).mT).mul_(self.scale)
         return mixed - (weights * mixed).sum(-1, keepdim=True)
+
+
+def _constant(kept: Sequence[Tensor]) -> Sequence[Tensor]:
+    """What is kept, unless third derivatives are asked for: it is constant to autodiff."""
+    return () if torch.is_grad_enabled() else kept
 
 
 class _Value(torch.autograd.Function):
@@ -228,8 +237,8 @@ class _Value(torch.autograd.Function):
         # with a batch of one: torch's fused kernel, which forms no matrix of length x length, takes four dimensions
         each = query[None], key[None], value[None]
         out = scaled_dot_product_attention(*each, is_causal=True, scale=scale)[0]
-        kept = [block.shape for blocks in _blocks(query) for block in blocks] if query.shape[1] <= KEEP else []
-        return out, *channel(query, [query.shape, key.shape, value.shape, out.shape, *kept, *kept])
+        kept = [block.shape for blocks in _blocks(query) for block in blocks for _ in "PS"] if _keeps(query) else []
+        return out, *channel(query, [query.shape, key.shape, value.shape, out.shape, *kept])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -239,16 +248,15 @@ class _Value(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        (query, key, value, *channel), (u, *messages) = ctx.saved_tensors, grad_outputs
-        a, b, c, upstream, *kept = messages
+        (query, key, value, *zeros), (u, a, b, c, upstream, *kept) = ctx.saved_tensors, grad_outputs
         if upstream is not None:
-            curvature = _Curvature(query, key, value, upstream, ctx.scale, a, b, c, kept)
+            curvature = _Curvature(query, key, value, upstream, ctx.scale, a, b, c, _constant(kept))
             return *curvature.of_inputs(torch.zeros_like(query) if u is None else u), None
         if u is None:
             return None, None, None, None
         if torch.is_grad_enabled():  # the first pass
-            parts: Any = _Gradient.apply(query, key, value, u, ctx.scale, *open_channel(ctx, channel))
-            return *parts[:3], None
+            first = _Gradient.apply(query, key, value, u, ctx.scale, *open_channel(ctx, zeros))
+            return *cast(tuple[Tensor, ...], first)[:3], None
         return *_gradient(query, key, value, u, ctx.scale)[0], None
 
 
@@ -275,7 +283,7 @@ class _Gradient(torch.autograd.Function):
         query, key, value, upstream, *kept = ctx.saved_tensors
         parts = zip(grad_outputs, (query, key, value), strict=False)  # P and dS have no gradients
         a, b, c = (torch.zeros_like(x) if along is None else along for along, x in parts)
-        curvature = _Curvature(query, key, value, upstream, ctx.scale, a, b, c, kept)
+        curvature = _Curvature(query, key, value, upstream, ctx.scale, a, b, c, _constant(kept))
         if ctx.has_channel:
             return None, None, None, curvature.of_upstream(), None, a, b, c, upstream, *kept
         return *curvature.of_inputs(torch.zeros_like(query)), curvature.of_upstream(), None

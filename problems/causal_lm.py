@@ -199,7 +199,7 @@ class GPT2Tail(nn.Module):
     """A GPT-2 from its block ``first`` on: what has to run again when tuned weights change.
 
     With ``first = 0`` it starts from the token ids. Parameters keep their names, with ``model.`` in front. The model's
-    activation and attention are replaced by ones of equal value that are cheaper to differentiate twice.
+    activation, attention and linear layers become ones of equal value that are cheaper to differentiate twice.
     """
 
     def __init__(self, model: GPT2LMHeadModel, first: int) -> None:
@@ -210,9 +210,8 @@ class GPT2Tail(nn.Module):
         for module in list(model.modules()):
             if isinstance(module, GPT2MLP) and isinstance(module.act, NewGELUActivation):
                 module.act = TanhGELU()
-            for name, part in list(module.named_children()):
-                if type(part) is Conv1D:
-                    setattr(module, name, Linear(part))
+            if type(module) is Conv1D:
+                module.__class__ = Linear
 
     def below(self, ids: Tensor) -> Tensor:
         """What enters block ``first``: hidden states (blocks, length, width), or the ids if nothing is below."""

@@ -12,36 +12,32 @@ memory does.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from problems.second_pass import channel, open_channel
+from problems.second_pass import channel, is_transformed, open_channel
 
 
-class Linear(nn.Module):
-    """``x W + b`` with the parameters of a `Conv1D` of transformers.
+class Linear(Conv1D):
+    """`Conv1D` of transformers, ``x W + b``, with these derivatives. A layer becomes one by its ``__class__``.
 
-    >>> layer = Linear(Conv1D(2, 3))
-    >>> [name for name, _ in layer.named_parameters()], layer(torch.ones(5, 3)).shape
-    (['weight', 'bias'], torch.Size([5, 2]))
+    >>> layer = Conv1D(2, 3)
+    >>> layer.__class__ = Linear
+    >>> layer(torch.ones(5, 3)).shape
+    torch.Size([5, 2])
     """
 
-    def __init__(self, layer: Conv1D) -> None:
-        super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
-
     def forward(self, x: Float[Tensor, "*tokens inputs"]) -> Float[Tensor, "*tokens outputs"]:
-        rows = x.flatten(0, -2)
+        rows = x.reshape(-1, x.shape[-1])
         if torch.is_grad_enabled() and self.weight.requires_grad:
-            both: Any = _Value.apply(rows, self.weight, self.bias)
-            y = both[0]
+            y, *_ = cast(tuple[Tensor, ...], _Value.apply(rows, self.weight, self.bias))
         else:
             y = torch.addmm(self.bias, rows, self.weight)
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], self.nf)
 
 
 class _Value(torch.autograd.Function):
@@ -61,9 +57,9 @@ class _Value(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
-        (x, weight, *_), (u, a, B, delta) = ctx.saved_tensors, grad_outputs  # noqa: N806
+        (x, weight, *zeros), (u, a, B, delta) = ctx.saved_tensors, grad_outputs  # noqa: N806
         if torch.is_grad_enabled() and delta is None and u is not None:  # the first pass
-            return _Gradient.apply(x, weight, u, *open_channel(ctx, ctx.saved_tensors[2:]))
+            return _Gradient.apply(x, weight, u, *open_channel(ctx, zeros))
         of_x, of_weight, of_bias = ctx.needs_input_grad
         return (
             _sum_of_products((u, _transposed(weight)), (delta, _transposed(B))) if of_x else None,
@@ -73,6 +69,8 @@ class _Value(torch.autograd.Function):
 
 
 class _Gradient(torch.autograd.Function):
+    """``(x̄, W̄, b̄)``."""
+
     generate_vmap_rule = True
 
     @staticmethod
@@ -88,8 +86,8 @@ class _Gradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> Any:
         (x, weight, delta), (a, B, c) = ctx.saved_tensors, grad_outputs  # noqa: N806
-        of_delta = _sum_of_products((a, weight), (x, B), start=c)
-        of_delta = c.expand_as(delta) if of_delta is c is not None else of_delta
+        start = None if c is None else c.expand_as(delta)
+        of_delta = _sum_of_products((a, weight), (x, B), start=start)
         if ctx.has_channel:
             return None, None, of_delta, a, B, delta
         return _sum_of_products((delta, _transposed(B))), _sum_of_products((_transposed(a), delta)), of_delta
@@ -104,6 +102,7 @@ def _sum_of_products(*pairs: tuple[Tensor | None, Tensor | None], start: Tensor 
     total = start
     for left, right in pairs:
         if left is not None and right is not None:
-            in_place = None if total is start or torch.is_grad_enabled() else total
-            total = left @ right if total is None else torch.addmm(total, left, right, out=in_place)
+            may_change = total is not start and not torch.is_grad_enabled() and not is_transformed()
+            into = total if may_change else None
+            total = left @ right if total is None else torch.addmm(total, left, right, out=into)
     return total

@@ -46,13 +46,13 @@ class Layout:
 
         Without a total, a new one in float64.
         """
-        begins = total is None
+        is_new = total is None
         if total is None:
             total = parts[0].new_empty(sum(part.numel() for part in parts), dtype=torch.float64)
         for place, part in zip(self.groups.values(), parts, strict=True):
             pieces = zip(total[place].split(_PIECE), part.detach().flatten().split(_PIECE), strict=True)
             for sum_so_far, piece in pieces:
-                if begins:
+                if is_new:
                     sum_so_far.copy_(piece).mul_(factor)
                 else:
                     sum_so_far.add_(piece, alpha=factor)

@@ -13,20 +13,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
 def channel(like: Tensor, shapes: Sequence[Sequence[int]]) -> tuple[Tensor, ...]:
     """Zeros of these shapes, which take no memory.
 
-    >>> import torch
     >>> [part.shape for part in channel(torch.ones(1), [(2, 3), (4,)])]
     [torch.Size([2, 3]), torch.Size([4])]
     """
     return tuple(like.new_zeros(()).expand(*shape) for shape in shapes)
 
 
-def open_channel(ctx: Any, channel: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The channel for the first gradient of a value whose context this is, nothing for others."""
+def open_channel(ctx: Any, zeros: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The channel for the first gradient of the value with this context, nothing for others or a batch of them."""
     is_taken, ctx.channel_is_taken = getattr(ctx, "channel_is_taken", False), True
-    return () if is_taken else channel
+    return () if is_taken or is_transformed() else zeros
+
+
+def is_transformed() -> bool:
+    """Whether a transform of `torch.func` runs, such as vmap."""
+    stack: Any = torch._C._functorch  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+    return stack.peek_interpreter_stack() is not None

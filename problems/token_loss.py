@@ -21,8 +21,8 @@ class TokenLoss:
     """Mean cross-entropy of the predicted tokens of a batch, each times its block's weight if there are weights.
 
     With the GPT-2 architecture only what lies above the first tuned block runs, on hidden states that `below` computes
-    once; a frozen head keeps no tensor of tokens x vocabulary; and the model's attention and activations are replaced
-    by ones with closed-form derivatives. Other architectures run whole.
+    once; a frozen head keeps no tensor of tokens x vocabulary; and the model's attention, activations and linear layers
+    are replaced by ones with closed-form derivatives. Other architectures run whole.
     """
 
     def __init__(self, model: nn.Module, tuned: Sequence[str]) -> None:

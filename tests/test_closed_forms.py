@@ -1,5 +1,6 @@
 """The closed forms of GPT-2's parts and the oracles on its own tensors, beside autodiff and finite differences."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import grad
-from torch.func import functional_call
+from torch.func import functional_call, jacrev
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -24,6 +25,13 @@ from tests.tiny_language import article, tiny_gpt2, tiny_problem, tiny_texts
 def normal(*shape: int, seed: int = 0) -> Tensor:
     drawn = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return drawn.requires_grad_()
+
+
+def twin(layer: Conv1D) -> Conv1D:
+    """With closed-form derivatives, on the same parameters."""
+    ours = copy.copy(layer)
+    ours.__class__ = Linear
+    return ours
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -79,7 +87,7 @@ def test_activation_and_its_first_two_derivatives(piece: int, monkeypatch: pytes
 @pytest.mark.parametrize("inputs", [True, False], ids=["inputs differ", "inputs are constant"])
 def test_linear_layer_and_its_first_two_derivatives(tuned: tuple[str, ...], inputs: bool) -> None:
     theirs = Conv1D(4, 3).double().requires_grad_(False)
-    ours, x = Linear(theirs), normal(2, 5, 3).detach().requires_grad_(inputs)
+    ours, x = twin(theirs), normal(2, 5, 3).detach().requires_grad_(inputs)
     parts = [normal(*theirs.get_parameter(name).shape, seed=seed) for seed, name in enumerate(tuned)]
 
     def output(layer: nn.Module) -> Callable[..., Any]:
@@ -90,37 +98,59 @@ def test_linear_layer_and_its_first_two_derivatives(tuned: tuple[str, ...], inpu
     assert torch.autograd.gradgradcheck(output(ours), (x, *parts))
 
 
-@pytest.mark.parametrize("part", ["linear", "activation", "attention"])
-def test_two_gradients_on_one_graph(part: str) -> None:
-    layer = Linear(Conv1D(4, 4).double())
-    ours, theirs = {
+def pairs() -> dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]]:
+    """Closed forms as functions of (1, 2, 5, 4), and the same by operations of autodiff."""
+    torch.manual_seed(0)
+    layer = twin(Conv1D(4, 4).double())
+    return {
         "linear": (layer, lambda x: x @ layer.weight + layer.bias),
         "activation": (TanhGELU(), NewGELUActivation()),
         "attention": (
-            lambda x: attention.causal_attention(x, 2 * x, x, 0.37),
-            lambda x: plain_attention(x, 2 * x, x, 0.37),
+            lambda x: attention.causal_attention(x, x.sin(), x.cos(), 0.37),
+            lambda x: plain_attention(x, x.sin(), x.cos(), 0.37),
         ),
-    }[part]
+    }
+
+
+@pytest.mark.parametrize("part", ["linear", "activation", "attention"])
+def test_two_gradients_on_one_graph(part: str) -> None:
     x, shares = normal(1, 2, 5, 4), normal(2, 1, 2, 5, 4, seed=1).detach()
 
-    def products(function: Callable[[Tensor], Tensor]) -> Tensor:
+    def product(function: Callable[[Tensor], Tensor]) -> Tensor:
         losses = shares * function(x).square()
         gradients = [grad(loss.sum(), x, create_graph=True)[0] for loss in losses]
-        return grad(gradients, [x, layer.weight], list(shares.flip(0)), allow_unused=True, materialize_grads=True)
+        return grad(gradients, x, list(shares.flip(0)))[0]
 
-    torch.testing.assert_close(products(ours), products(theirs), rtol=0, atol=1e-13)
+    ours, theirs = pairs()[part]
+    torch.testing.assert_close(product(ours), product(theirs), rtol=0, atol=1e-13)
 
 
-def test_second_derivatives_may_themselves_be_made_with_a_graph() -> None:
-    layer, x = Linear(Conv1D(4, 3).double()), normal(5, 3)
-    y = layer(x)
-    expected = x @ layer.weight + layer.bias
-    for _ in range(3):
-        y, expected = (
-            sum(part.square().sum() for part in grad(output.square().sum(), [x, layer.weight], create_graph=True))
-            for output in (y, expected)
-        )
-    torch.testing.assert_close(y, expected, rtol=1e-12, atol=0)
+@pytest.mark.parametrize("part", ["linear", "activation", "attention"])
+def test_transforms_of_gradients(part: str) -> None:
+    x = normal(1, 2, 5, 4).detach()
+
+    def of_jacobian(function: Callable[[Tensor], Tensor]) -> Tensor:
+        rows = jacrev(lambda x: function(x).square().sum((0, 1, 2)))
+        return torch.func.grad(lambda x: rows(x).pow(3).sum())(x)
+
+    ours, theirs = pairs()[part]
+    torch.testing.assert_close(of_jacobian(ours), of_jacobian(theirs), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("keep", [0, 5])
+@pytest.mark.parametrize("part", ["linear", "attention"])
+def test_third_derivatives(part: str, keep: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "KEEP", keep)
+    x = normal(1, 2, 5, 4)
+
+    def third(function: Callable[[Tensor], Tensor]) -> Tensor:
+        y = function(x)
+        for _ in range(3):
+            (y,) = grad(y.square().sum(), x, create_graph=True)
+        return y
+
+    ours, theirs = pairs()[part]
+    torch.testing.assert_close(third(ours), third(theirs), rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize(("tokens", "words"), [(4, 2), (4, 2048), (512, 4), (512, 2048)])
