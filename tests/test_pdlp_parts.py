@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import scipy.sparse as sp
 import torch
@@ -9,19 +12,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from backends.certificates import certify
 from backends.kkt import KKTCheck, Residuals
 from backends.pdlp import PDLP, halpern
 from backends.pdlp.batch import Batch, make_batch
+from backends.pdlp.feasibility import Feasibility
 from backends.pdlp.inexact import fit_inexact_projection
+from backends.pdlp.limits import Limits
 from backends.pdlp.projection import DenseProjection, FactoredProjection, Graph, make_projection
 from backends.pdlp.restarts import PrimalWeight, RestartRule
 from backends.pdlp.scaling import equilibrate, ruiz_pock_chambolle, scale, spectral_norm
 from backends.pdlp.units import fit_projection
-from lift_core.lp import LinearProgram, LPStart, kkt_residuals
+from lift_core.lp import BackendAnswer, LinearProgram, LPStart, LPStatus, kkt_residuals, proves_infeasible, solve_lp
 from lift_core.operators import Dense, DirectionMatrix, GroupColumns, MatrixFree, Sparse
 from lift_core.testing import KnownLP, known_lp
 from lift_core.testing.strategies import known_lps
+from tests.explicit_lp_cases import INFEASIBLE
 from tests.test_pdlp import direction_program, make_hessian, product_only, randn
+
+LIMITS = Limits(rtol=1e-6, max_iterations=10_000, deadline=math.inf, check_interval=40)
 
 
 def test_two_products_an_iteration() -> None:
@@ -137,7 +146,7 @@ def test_units_follow_what_the_constraints_let_the_weights_reach() -> None:
 def test_the_fixed_point_error_is_the_norm_of_the_method() -> None:
     lp = known_lp(randn(4, 5), ["at lower", "fixed", "inside", "at upper"], ["inside"] * 5).lp
     scaled = scale(make_batch([lp]))
-    run = halpern.PDHG(make_batch([lp]), scaled, 0.9 / spectral_norm(scaled.batch.A), [None])
+    run = halpern.PDHG(make_batch([lp]), scaled, 0.9 / spectral_norm(scaled.batch.A), [None], LIMITS)
     run.advance(1)
     run.map()
     move, matrix = torch.cat([run.mapped.x - run.at.x, run.mapped.y - run.at.y]), scaled.batch.A.to_dense()
@@ -154,7 +163,7 @@ def test_the_fixed_point_error_is_the_norm_of_the_method() -> None:
 def test_an_iteration_gone_astray_returns_once_to_its_best_pair_and_weight() -> None:
     known = known_lp(randn(4, 5), ["at lower", "fixed", "inside", "at upper"], ["inside"] * 5)
     batch = make_batch([known.lp])
-    run = halpern.PDHG(batch, scale(batch), 0.01, [LPStart(known.x, known.y)])
+    run = halpern.PDHG(batch, scale(batch), 0.01, [LPStart(known.x, known.y)], LIMITS)
     run.map()
     good = run.check()
     assert good[0].score <= halpern.HOME
@@ -165,6 +174,57 @@ def test_an_iteration_gone_astray_returns_once_to_its_best_pair_and_weight() -> 
         run.restart([True], [good[0]._replace(primal=1e3)])
         assert torch.allclose(run.at.x, home, atol=1e-9) is returns
         assert (run.weights[0].value == weight) is returns
+
+
+def beside(lp: LinearProgram) -> tuple[Feasibility, list[halpern.PDHG]]:
+    """What asks whether a program is feasible, and the methods that it has begun."""
+    begun: list[halpern.PDHG] = []
+
+    def begin() -> halpern.PDHG:
+        batch = make_batch([lp])._replace(c=torch.zeros(lp.num_columns, 1, dtype=torch.float64))
+        scaled = scale(batch)
+        begun.append(halpern.PDHG(batch, scaled, 0.9 / spectral_norm(scaled.batch.A), [None], LIMITS))
+        return begun[-1]
+
+    return Feasibility(begin, LIMITS), begun
+
+
+@pytest.mark.parametrize("name", INFEASIBLE)
+def test_an_infeasible_program_is_disproved_without_its_costs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backends.pdlp.feasibility.FIRST", 40)
+    asked, begun = beside(INFEASIBLE[name])
+    for iterations in (39, 40, 60, 80, 160, 320):  # too few for a ray; the method goes on from where it was
+        assert asked.disprove(iterations) is None
+        assert sum(run.iterations for run in begun) == (0 if iterations < 40 else 40 if iterations < 80 else iterations)
+    answer = asked.disprove(10_000)
+    assert len(begun) == 1 and answer is not None and answer.status is LPStatus.INFEASIBLE and answer.y is not None
+    assert answer.iterations == 10_000 + begun[0].iterations and proves_infeasible(INFEASIBLE[name], answer.y)
+
+
+def test_a_feasible_program_is_asked_once() -> None:
+    lp = known_lp(randn(4, 5), ["at lower", "fixed", "inside", "at upper"], ["inside"] * 5).lp
+    asked, begun = beside(lp)
+    assert asked.disprove(20_000) is None
+    iterations = begun[0].iterations
+    assert iterations < 10_000 and asked.disprove(1_000_000) is None
+    assert [run.iterations for run in begun] == [iterations]
+
+
+@pytest.mark.parametrize("name", INFEASIBLE)
+def test_costs_do_not_hide_that_a_program_is_infeasible(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_without_costs(lp: LinearProgram, *rest: Any) -> BackendAnswer | None:
+        return None if lp.c.any() else certify(lp, *rest)
+
+    monkeypatch.setattr(halpern, "certify", only_without_costs)
+    monkeypatch.setattr("backends.pdlp.feasibility.FIRST", 1_000)
+    lp = INFEASIBLE[name]
+    costly = LinearProgram(
+        c=torch.ones(lp.num_columns), A=lp.A, row_lower=lp.row_lower, row_upper=lp.row_upper,
+        col_lower=lp.col_lower, col_upper=lp.col_upper,
+    )  # fmt: skip
+    solution = solve_lp(costly, PDLP(algorithm="halpern", max_iterations=10_000))
+    assert (solution.status, solution.certified) == (LPStatus.INFEASIBLE, True)
+    assert solve_lp(costly, PDLP(algorithm="halpern", max_iterations=800)).status is LPStatus.ITERATION_LIMIT
 
 
 def test_restarts_and_weight() -> None:

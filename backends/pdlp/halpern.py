@@ -27,6 +27,7 @@ from backends.certificates import certify
 from backends.kkt import Incumbent, KKTCheck, Residuals
 from backends.pdlp.batch import Batch, product, transposed_product
 from backends.pdlp.equations import equations_of_entries
+from backends.pdlp.feasibility import Feasibility, without_costs
 from backends.pdlp.iteration import AnchoredIteration, Callback, drive
 from backends.pdlp.limits import Limits
 from backends.pdlp.polish import Polish
@@ -70,12 +71,7 @@ def solve(
     norm = spectral_norm(scaled.batch.A, **effort)
     if norm == 0:
         return [solve_separable(batch.program(column)) for column in range(batch.size)]
-    return drive(
-        PDHG(batch, scaled, STEP / norm, starts, rtol=limits.rtol, polish=polish, deadline=limits.deadline),
-        limits,
-        callback,
-        names,
-    )
+    return drive(PDHG(batch, scaled, STEP / norm, starts, limits, polish=polish), limits, callback, names)
 
 
 def solve_separable(lp: LinearProgram) -> BackendAnswer:
@@ -115,12 +111,11 @@ class PDHG(AnchoredIteration):
         scaled: ScaledBatch,
         eta: float,
         starts: Sequence[LPStart | None],
+        limits: Limits,
         *,
-        rtol: float = 1e-4,
         polish: bool = False,
-        deadline: float = math.inf,
     ) -> None:
-        self.scaled, self.eta, self.rtol, self.deadline = scaled, eta, rtol, deadline
+        self.scaled, self.eta, self.limits = scaled, eta, limits
         x, y = torch.zeros_like(batch.c), torch.zeros_like(batch.row_lower)
         for column, start in enumerate(starts):
             if start is not None:
@@ -138,6 +133,7 @@ class PDHG(AnchoredIteration):
         equations = equations_of_entries(entries) if polish and entries is not None else None
         first = 0 if equations is None else max(FIRST_POLISH, int(SHARE * equations.fewest_steps * equations.cost))
         self.polish = [None if equations is None else Polish(equations, first) for _ in starts]
+        self.feasibility = [self._without_costs(column, polish=polish) for column in range(batch.size)]
         self.met_at = [0] * batch.size
         self.best_weights: list[float | None] = [None] * batch.size
         self.first_error = self.tau = self.sigma = torch.zeros(batch.size, dtype=torch.float64, device=x.device)
@@ -213,7 +209,7 @@ class PDHG(AnchoredIteration):
 
     def is_done(self, column: int, residuals: Residuals) -> bool:
         """Whether residuals and objective are accurate; or the residuals alone, long after they became so."""
-        goal, polish = SAFETY * self.rtol, self.polish[column]
+        goal, polish = SAFETY * self.limits.rtol, self.polish[column]
         if residuals.score > goal and polish is not None and polish.is_due(self.iterations):
             self._polish(column, polish, residuals.score, goal)
         if self.best[column].score <= goal:
@@ -262,18 +258,27 @@ class PDHG(AnchoredIteration):
             self.jumps.setdefault(column, pair)
             self.weights[column], self.best_weights[column] = PrimalWeight(weight), None
 
+    def _without_costs(self, column: int, *, polish: bool) -> Feasibility | None:
+        """What asks whether a program is feasible; None if that is all that the program asks."""
+        if not self.batch.c[:, column].any():
+            return None
+        batch, eta, limits = without_costs(self.batch.keep([column])), self.eta, self.limits
+        return Feasibility(lambda: PDHG(batch, scale(batch), eta, [None], limits, polish=polish), limits)
+
     def certificate(self, column: int) -> BackendAnswer | None:
-        """Out of the last step, the epoch's displacement or the point itself."""
+        """Out of the last step, the epoch's displacement or the point itself; or of what iterates without costs."""
         mapped, primal, dual = self.mapped, self.scaled.primal, self.scaled.dual
         primal_rays = [primal(ray)[:, column] for ray in (mapped.x - self.at.x, mapped.x - self.anchor.x, mapped.x)]
         dual_rays = [dual(ray)[:, column] for ray in (mapped.y - self.at.y, mapped.y - self.anchor.y, mapped.y)]
-        return certify(self.batch.program(column), primal_rays, dual_rays, self.iterations)
+        found = certify(self.batch.program(column), primal_rays, dual_rays, self.iterations)
+        asked = self.feasibility[column]
+        return asked.disprove(self.iterations) if found is None and asked is not None else found
 
     def keep(self, columns: list[int]) -> None:
         self.keep_records(columns)
         self.scaled, self.kkt = self.scaled.keep(columns), KKTCheck(self.batch)
-        self.met_at = [self.met_at[column] for column in columns]
-        self.best_weights = [self.best_weights[column] for column in columns]
+        for name in ("met_at", "best_weights", "feasibility"):
+            setattr(self, name, [getattr(self, name)[column] for column in columns])
         self.at, self.anchor = self.at.keep(columns), self.anchor.keep(columns)
         self.first_error, fresh = self.first_error[columns], [bool(self._fresh[column]) for column in columns]
         pending = self._any_fresh
@@ -295,7 +300,7 @@ class PDHG(AnchoredIteration):
         before = best.score
         found = polish.run(
             scaled.batch.program(0), self.mapped.x[:, column], self.mapped.y[:, column], self.weights[column].value,
-            self.eta, judge=judge, goal=goal, iterations=self.iterations, deadline=self.deadline, steps=steps,
+            self.eta, judge=judge, goal=goal, iterations=self.iterations, deadline=self.limits.deadline, steps=steps,
         )  # fmt: skip
         if best.score < before:
             self.best_weights[column] = self.weights[column].value

@@ -156,6 +156,8 @@ def drive(
 ) -> list[BackendAnswer]:
     """Iterate until every program is solved, certified, stopped by the callback or by a limit.
 
+    Those that end last stay with the method, which can go on from there.
+
     Args:
         names: what the callback is told as the number of each program; by default its place in the batch.
     """
@@ -177,8 +179,9 @@ def drive(
             if answer is not None:
                 answers[program] = answer
         open_columns = [column for column, program in enumerate(programs) if program not in answers]
-        if open_columns:
-            method.proceed(residuals)
+        if not open_columns:
+            break
+        method.proceed(residuals)
         if len(open_columns) < len(programs):
             method.keep(open_columns)
             programs = [programs[column] for column in open_columns]
