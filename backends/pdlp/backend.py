@@ -36,6 +36,7 @@ class PDLP(LPBackend):
     ``"douglas_rachford"`` projects onto ``{A x = s}``; direction LPs need that, and ``"auto"`` takes it for them. The
     projection is exact where H can be factored; where only its products are at hand it is one of a few conjugate
     gradient steps, see `backends.pdlp.inexact`. Programs that share A are solved side by side (`lift_core.solve_lps`).
+    One that takes r2HPDHG long is iterated without its costs beside, in case it is infeasible.
 
     Attributes:
         max_iterations: iterations of either method. Each costs two products with A, or a projection where that is
