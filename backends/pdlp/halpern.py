@@ -262,8 +262,9 @@ class PDHG(AnchoredIteration):
         """What asks whether a program is feasible; None if that is all that the program asks."""
         if not self.batch.c[:, column].any():
             return None
-        batch, eta, limits = without_costs(self.batch.keep([column])), self.eta, self.limits
-        return Feasibility(lambda: PDHG(batch, scale(batch), eta, [None], limits, polish=polish), limits)
+        batch, scaled = without_costs(self.batch.keep([column])), self.scaled.keep([column])
+        scaled, eta, limits = scaled._replace(batch=without_costs(scaled.batch)), self.eta, self.limits
+        return Feasibility(lambda: PDHG(batch, scaled, eta, [None], limits, polish=polish), limits)
 
     def certificate(self, column: int) -> BackendAnswer | None:
         """Out of the last step, the epoch's displacement or the point itself; or of what iterates without costs."""
