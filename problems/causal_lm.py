@@ -207,7 +207,7 @@ class GPT2Tail(nn.Module):
         self.model, self.first = model, first
         if not model.config.reorder_and_upcast_attn:
             model.set_attn_implementation(CLOSED_FORM_ATTENTION)
-        for module in list(model.modules()):
+        for module in model.modules():
             if isinstance(module, GPT2MLP) and isinstance(module.act, NewGELUActivation):
                 module.act = TanhGELU()
             if type(module) is Conv1D:

@@ -181,7 +181,7 @@ def beside(lp: LinearProgram) -> tuple[Feasibility, list[halpern.PDHG]]:
     begun: list[halpern.PDHG] = []
 
     def begin() -> halpern.PDHG:
-        batch = make_batch([lp])._replace(c=torch.zeros(lp.num_columns, 1, dtype=torch.float64))
+        batch = make_batch([lp]).without_costs()
         scaled = scale(batch)
         begun.append(halpern.PDHG(batch, scaled, 0.9 / spectral_norm(scaled.batch.A), [None], LIMITS))
         return begun[-1]

@@ -154,15 +154,7 @@ class PDLP(LPBackend):
 
 def _settle_unbounded(lp: LinearProgram, answer: BackendAnswer, limits: Limits) -> BackendAnswer:
     """Decide whether a program with a recession ray is feasible at all, by solving it without costs."""
-    without_costs = LinearProgram(
-        c=torch.zeros_like(lp.c),
-        A=lp.A,
-        row_lower=lp.row_lower,
-        row_upper=lp.row_upper,
-        col_lower=lp.col_lower,
-        col_upper=lp.col_upper,
-    )
-    (feasibility,) = halpern.solve(make_batch([without_costs]), [None], limits)
+    (feasibility,) = halpern.solve(make_batch([lp]).without_costs(), [None], limits)
     iterations = answer.iterations + feasibility.iterations
     if feasibility.status is LPStatus.OPTIMAL:
         return answer._replace(iterations=iterations)

@@ -33,6 +33,10 @@ class Batch(NamedTuple):
         c, row_lower, row_upper, col_lower, col_upper, offset = (block[..., columns] for block in self[1:])
         return Batch(self.A, c, row_lower, row_upper, col_lower, col_upper, offset)
 
+    def without_costs(self) -> Batch:
+        """The same programs, asked for any feasible point."""
+        return self._replace(c=torch.zeros_like(self.c), offset=torch.zeros_like(self.offset))
+
     def program(self, column: int) -> LinearProgram:
         """One of the programs, its vectors contiguous: much is computed with them."""
         names = ("c", "row_lower", "row_upper", "col_lower", "col_upper")

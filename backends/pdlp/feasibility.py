@@ -10,9 +10,6 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
-
-from backends.pdlp.batch import Batch
 from backends.pdlp.iteration import AnchoredIteration, drive
 from backends.pdlp.limits import Limits
 from lift_core.lp import BackendAnswer, LPStatus
@@ -43,7 +40,3 @@ class Feasibility:
         self._next = math.inf if is_settled else GROWTH * self._next
         infeasible = found.status is LPStatus.INFEASIBLE
         return found._replace(iterations=iterations + found.iterations) if infeasible else None
-
-
-def without_costs(batch: Batch) -> Batch:
-    return batch._replace(c=torch.zeros_like(batch.c))

@@ -27,7 +27,7 @@ from backends.certificates import certify
 from backends.kkt import Incumbent, KKTCheck, Residuals
 from backends.pdlp.batch import Batch, product, transposed_product
 from backends.pdlp.equations import equations_of_entries
-from backends.pdlp.feasibility import Feasibility, without_costs
+from backends.pdlp.feasibility import Feasibility
 from backends.pdlp.iteration import AnchoredIteration, Callback, drive
 from backends.pdlp.limits import Limits
 from backends.pdlp.polish import Polish
@@ -262,8 +262,8 @@ class PDHG(AnchoredIteration):
         """What asks whether a program is feasible; None if that is all that the program asks."""
         if not self.batch.c[:, column].any():
             return None
-        batch, scaled = without_costs(self.batch.keep([column])), self.scaled.keep([column])
-        scaled, eta, limits = scaled._replace(batch=without_costs(scaled.batch)), self.eta, self.limits
+        batch, scaled = self.batch.keep([column]).without_costs(), self.scaled.keep([column])
+        scaled, eta, limits = scaled._replace(batch=scaled.batch.without_costs()), self.eta, self.limits
         return Feasibility(lambda: PDHG(batch, scaled, eta, [None], limits, polish=polish), limits)
 
     def certificate(self, column: int) -> BackendAnswer | None:
