@@ -126,9 +126,9 @@ def require_memory(
     return allowed - needed
 
 
-def can_polish(num_weights: int, device: torch.device) -> bool:
-    """Whether there is room to polish a program of `PDLP`."""
-    return _NUMBER * POLISH_VECTORS * num_weights <= available_bytes(device)
+def most_to_polish(num_weights: int, device: torch.device) -> int:
+    """Programs of `PDLP` that there is room to polish side by side."""
+    return available_bytes(device) // max(_NUMBER * POLISH_VECTORS * num_weights, 1)
 
 
 def available_bytes(device: torch.device) -> int:

@@ -156,7 +156,7 @@ def test_directions_change_nothing_that_they_were_given() -> None:
 
 
 def test_pairs_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(chunks.ENTRIES, "cpu", 3)
+    monkeypatch.setitem(chunks.ENTRIES, "cpu", 6)
     pair, vector = normal(2, 8), normal(8, seed=1)
     (product,) = elementwise(lambda p, v: (p * v,), pair, vector)
     (total,) = elementwise(lambda p: (p.sum(0),), pair)

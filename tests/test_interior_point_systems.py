@@ -106,28 +106,3 @@ def test_chunks_change_nothing(groups: bool, monkeypatch: pytest.MonkeyPatch) ->
     assert whole.status is parts.status is LPStatus.OPTIMAL
     assert whole.iterations == parts.iterations
     torch.testing.assert_close(parts.x, whole.x, rtol=1e-6, atol=1e-7)
-
-
-@pytest.mark.parametrize("rows", [None, torch.arange(0, 400, 2)], ids=["all rows", "half of the rows"])
-@pytest.mark.parametrize("hyper", [3, 0])
-def test_sums_that_follow_changes_are_those_that_are_added_up_again(hyper: int, rows: torch.Tensor | None) -> None:
-    """Masks with few changes, then many, then one that takes all large entries away."""
-    matrix = DirectionMatrix(Dense(normal(400, hyper)), factored(400, 3), rows)
-    m, n = matrix.shape
-    following, lp = StructuredSystem(matrix, follow=True), direction_program(matrix, 0.1)
-    set_units(following, lp)
-    torch.manual_seed(0)
-    inside_x, inside_s = torch.rand(n).double().round(), torch.rand(m).double().round()
-    f, g, followed = normal(n, seed=3), normal(m, seed=4), 0
-    for step in range(40):
-        inside_x[torch.randint(n, (8 if step % 10 else 200,))] = float(step % 2)
-        inside_s[torch.randint(m, (3,))] = float(step % 3 > 0)
-        sizes = (1e6, 1e-6) if step == 25 else (2.0, 0.1)
-        fresh = StructuredSystem(matrix)
-        set_units(fresh, lp)
-        for system in (following, fresh):
-            system.factorize(sizes[0] * inside_x, sizes[0] * inside_s + sizes[1])
-        followed += following._updates > 0
-        for one, other in zip(following.solve(f, g), fresh.solve(f, g), strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-8 * float(other.abs().max()))
-    assert 25 <= followed < 39

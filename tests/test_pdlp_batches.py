@@ -15,19 +15,22 @@ from torch import Tensor
 
 from backends import HiGHS, InteriorPoint
 from backends.pdlp import PDLP
-from backends.pdlp.equations import (
-    EntryEquations,
-    Equations,
-    FactoredEquations,
-    SparseEquations,
-    equations_of_entries,
-    equations_of_factors,
-    normal_matrix,
-)
+from backends.pdlp.batch import make_batch
+from backends.pdlp.equations import EntryEquations, SparseEquations, equations_of_entries, normal_matrix
+from backends.pdlp.factored_equations import FactoredEquations, equations_of_factors
 from backends.pdlp.iteration import Check
-from backends.pdlp.polish import ProximalPoint
+from backends.pdlp.polish import Attempt, run
+from backends.pdlp.proximal import Point, ProximalPoints
 from lift_core.lp import LinearProgram, LPStart, LPStatus, solve_lp, solve_lps
-from lift_core.operators import Dense, Diagonal, DirectionMatrix, MatrixFree, Sparse
+from lift_core.operators import (
+    Dense,
+    Diagonal,
+    DirectionMatrix,
+    GroupColumns,
+    LowRankPlusDiagonal,
+    MatrixFree,
+    Sparse,
+)
 from lift_core.testing import known_lp
 from lift_core.testing.families import dense_direction_lp, factored_direction_lp
 from tests.test_pdlp import direction_program, product_only, randn, with_matrix
@@ -119,13 +122,43 @@ def test_entries_solve_the_equations_of_a_proximal_point(seed: int, tau: float, 
     dense = randn(6, 9, seed=seed)
     matrix = Sparse(sp.csr_array(dense.numpy())) if sparse else Dense(dense)
     inside_x, inside_s, right = randn(9, seed=seed + 1) > 0, randn(6, seed=seed + 2) > 0, randn(6, seed=seed + 3)
-    found = EntryEquations(matrix).solve(inside_x, inside_s, tau, 2.0, right)
+    lengths = torch.tensor(tau).double(), torch.tensor(2.0).double()
+    found = EntryEquations(matrix).solve_one(inside_x, inside_s, *lengths, right)
+    assert found is not None
     if isinstance(matrix, Sparse):
-        by_sparse = SparseEquations(matrix).solve(inside_x, inside_s, tau, 2.0, right)
+        by_sparse = SparseEquations(matrix).solve_one(inside_x, inside_s, *lengths, right)
         torch.testing.assert_close(by_sparse, found, rtol=1e-9, atol=1e-12)
     explicit = tau * (dense * inside_x) @ dense.T + torch.diag(tau * inside_s + 0.5)
     torch.testing.assert_close(normal_matrix(matrix, inside_x), (dense * inside_x) @ dense.T)
     torch.testing.assert_close(found, torch.linalg.solve(explicit, right), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [None, torch.arange(0, 60, 2)], ids=["all rows", "half of the rows"])
+@pytest.mark.parametrize("hyper", [3, 0])
+@pytest.mark.parametrize("groups", [False, True])
+def test_factors_solve_the_equations_of_proximal_points(hyper: int, rows: Tensor | None, groups: bool) -> None:
+    """Of three programs, while their marks change little, much, and with their steps."""
+    mixed = GroupColumns(randn(60), torch.arange(60) % hyper, num_groups=hyper) if groups and hyper else None
+    hessian = LowRankPlusDiagonal(diagonal=randn(60, seed=1), factor=randn(60, 4, seed=2), core=randn(4, seed=3))
+    A = DirectionMatrix(mixed or Dense(randn(60, hyper)), hessian, rows)  # noqa: N806
+    dense, (m, n) = A.to_dense(), A.shape
+    equations, generator = FactoredEquations(A), torch.Generator().manual_seed(0)
+    inside_x, inside_s = (torch.rand(3, size, generator=generator) > 0.5 for size in (n, m))
+    tau, sigma, followed = torch.full((3, 1), 2.0).double(), torch.full((3, 1), 5.0).double(), 0
+    for step in range(40):
+        inside_x, inside_s, right = inside_x.clone(), inside_s.clone(), randn(3, m, seed=step)
+        inside_x[:, torch.randint(n, (2 if step % 10 else 30,), generator=generator)] ^= True
+        inside_s[1, torch.randint(m, (3,), generator=generator)] ^= True
+        tau[2, 0], sigma[0, 0] = 2.0 + step // 20, 5.0 - step // 30
+        y, pulled = equations.solve(inside_x, inside_s, tau, sigma, right)
+        assert equations._last is not None
+        followed += sum(count > 0 for count in equations._last.updates)
+        for row in range(3):
+            explicit = tau[row] * ((dense * inside_x[row]) @ dense.T + torch.diag(inside_s[row].double()))
+            expected = torch.linalg.solve(explicit + torch.eye(m) / sigma[row], right[row])
+            torch.testing.assert_close(y[row], expected, rtol=1e-7, atol=1e-7 * float(expected.abs().max()))
+            torch.testing.assert_close(pulled[row], dense.T @ y[row], rtol=1e-9, atol=1e-9 * float(pulled.abs().max()))
+    assert 75 <= followed < 117
 
 
 def test_the_cheaper_factorisation_is_taken() -> None:
@@ -141,30 +174,38 @@ def test_the_cheaper_factorisation_is_taken() -> None:
 @pytest.mark.parametrize("factored", [False, True])
 def test_a_proximal_point_solves_its_equation(factored: bool) -> None:
     lp = factored_direction_lp(60, rank=2, num_hyper=1)
-    equations: Equations = (
-        FactoredEquations(lp, lp.A) if factored else EntryEquations(Dense(lp.A.to_dense()))  # pyright: ignore
-    )
-    x, y = randn(61).clamp(-1, 1), randn(60, seed=1)
-    s = lp.A.matvec(x).clamp(lp.row_lower, lp.row_upper)
-    found = ProximalPoint(lp, equations, x, s, y, tau=0.3, sigma=0.2, size=0.0).solve(50)
-    assert found.converged
-    torch.testing.assert_close(found.x, (x - 0.3 * (lp.c - lp.A.rmatvec(found.y))).clamp(lp.col_lower, lp.col_upper))
-    torch.testing.assert_close(found.s, (s - 0.3 * found.y).clamp(lp.row_lower, lp.row_upper))
-    off = lp.A.matvec(found.x) - found.s + (found.y - y) / 0.2
-    assert float(off.norm()) <= 1e-2 * float((found.y - y).norm()) / 0.2
+    batch = make_batch([lp, with_slack(lp, 10.0)])
+    assert isinstance(lp.A, DirectionMatrix)
+    equations = FactoredEquations(lp.A) if factored else EntryEquations(Dense(lp.A.to_dense()))
+    x, y, tau, sigma = randn(61, 2).clamp(-1, 1), randn(60, 2, seed=1), [0.3, 0.1], [0.2, 0.4]
+    points = ProximalPoints(batch, equations, x, y, tau=tau, sigma=sigma)
+    assert all(all(points.advance()) for _ in range(12))
+    for row, (off, move) in enumerate(points.measure()):
+        one, found = batch.program(row), points.point(row)
+        s = one.A.matvec(x[:, row]).clamp(one.row_lower, one.row_upper)
+        moved = x[:, row] - tau[row] * (one.c - one.A.rmatvec(found.y))
+        torch.testing.assert_close(found.x, moved.clamp(one.col_lower, one.col_upper))
+        torch.testing.assert_close(found.s, (s - tau[row] * found.y).clamp(one.row_lower, one.row_upper))
+        left = one.A.matvec(found.x) - found.s + (found.y - y[:, row]) / sigma[row]
+        assert off <= 1e-9 * move
+        torch.testing.assert_close(left, torch.zeros_like(left), rtol=0, atol=1e-8)
 
 
 def test_a_point_that_rounding_keeps_from_moving_counts_as_solved() -> None:
     lp = factored_direction_lp(300, slack=1e-4)
     at = solve_lp(lp, InteriorPoint(rtol=1e-10))
-    slacks, equations = lp.A.matvec(at.x), equations_of_factors(lp)
+    equations = equations_of_factors(lp.A)
     assert equations is not None
-    found = ProximalPoint(
-        lp, equations, at.x, slacks, at.y, tau=1e2, sigma=1e2, size=float(lp.A.matvec(at.x.abs()).norm())
-    ).solve(50)
-    assert found.converged
-    assert found.useful < found.steps < 50
-    torch.testing.assert_close(found.x, at.x, rtol=0, atol=1e-4)
+    seen: list[Point] = []
+
+    def judge(program: int, point: Point) -> float:
+        seen.append(point)
+        return float(program)
+
+    attempt = Attempt(equations, 1.0, 10.0, 50)
+    run(make_batch([lp]), at.x[:, None], at.y[:, None], [attempt], equations, judge=judge, goal=0.0)
+    assert 0 < attempt.steps < 50
+    torch.testing.assert_close(seen[0].x, at.x, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("sparse", [False, True])

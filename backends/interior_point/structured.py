@@ -28,17 +28,15 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from backends.chunks import GRAM_ROWS, ROWS, SMALL_FACTORS, chunks, elementwise
+from backends.chunks import ROWS, chunks, elementwise
 from backends.factors import factors
+from backends.gram_sums import GramSums
 from backends.interior_point.system import NewtonSystem, factorize_lu, solve_lu
 from lift_core.lp import LinearProgram
-from lift_core.operators import Dense, DirectionMatrix, GroupColumns, LowRankPlusDiagonal, pull
+from lift_core.operators import DirectionMatrix, LowRankPlusDiagonal, pull
 
 LARGEST_CORE = 2_000
 """Up to this size the core grows where accuracy asks for it."""
-FEW, UPDATES, SHRINKS = 1 / 8, 20, 1e-4
-"""Share of the blocks up to which the sums over them follow the changes since the last factorisation instead of being
-added up again, how often in a row, and how far their largest entries may shrink meanwhile: rounding stays."""
 
 
 def core_size(A: DirectionMatrix) -> int:  # noqa: N803
@@ -51,22 +49,17 @@ class StructuredSystem(NewtonSystem):
     """Weights in blocks of two unknowns; (t, z, λ) and the most extreme blocks in a small dense core.
 
     V and J are read where they are, a chunk of rows at a time: unless they are small, no other array has more than n
-    entries. With ``follow``, sums over blocks are kept from one factorisation to the next, with three vectors: where
-    Θ and Θ_s have few values, as in a semismooth Newton method, most blocks stay as they were.
+    entries.
     """
 
     proximal = 1e-24  # D² may be that much smaller than the entries of V Vᵀ, which are the unit
 
-    def __init__(self, A: DirectionMatrix, *, follow: bool = False) -> None:  # noqa: N803
+    def __init__(self, A: DirectionMatrix) -> None:  # noqa: N803
         super().__init__(A)
-        self._follow, self._updates = follow, 0
-        self._sums: tuple[tuple[Tensor, ...], Tensor] | None = None
         self.D, self.V, self.C = factors(A.hessian)
         self.num_hyper, self.rank = A.num_hyper, len(self.C)
-        small = len(self.D) * (self.rank + self.num_hyper) <= SMALL_FACTORS
-        sparse = isinstance(A.mixed, GroupColumns) and not small
-        self.J = A.mixed if sparse or isinstance(A.mixed, Dense) else Dense(A.mixed.to_dense())
-        self._both = torch.cat([self.V, self.J.to_dense()], dim=1) if small else None
+        self._grams = GramSums(self.V, A.mixed)
+        self.J = self._grams.J
         self._root = self.C.abs().sqrt()
         self._signed_root = self._root * torch.where(self.C < 0, -1.0, 1.0).to(self.C)
         self._rows = A.rows
@@ -111,7 +104,7 @@ class StructuredSystem(NewtonSystem):
     def factorize(self, theta: Tensor, theta_rows: Tensor) -> None:
         p, units = self.num_hyper, self.units
         self._theta, theta_rows = theta[p:], self._spread(theta_rows, 1.0)
-        self._inverse = elementwise(_invert_blocks, self.D, self._theta, theta_rows, self._has_row)
+        self._inverse = elementwise(invert_blocks, self.D, self._theta, theta_rows, self._has_row)
         self._extreme = self._most_extreme()
         for part in self._inverse:
             part.index_fill_(0, self._extreme, 0.0)
@@ -180,7 +173,9 @@ class StructuredSystem(NewtonSystem):
         core = D.new_zeros(c + len(extreme), c + len(extreme))
         root = self._root
         wide = torch.cat([self._signed_root, torch.ones_like(theta_hyper)]) * scale
-        by_first, by_mixed, by_second = self._grams()
+        sums = self._grams.zeros()
+        self._grams.add_all(sums, self._inverse)
+        by_first, by_mixed, by_second = self._grams.split(sums)
         core[:a, :a] = root[:, None] * by_first * root
         core[:a, a:b] = -root[:, None] * by_mixed * wide
         core[:a, a:b].diagonal().sub_(1.0)
@@ -193,49 +188,6 @@ class StructuredSystem(NewtonSystem):
         core[c:, c:] = torch.diag(theta_rows)
         return core.triu() + core.triu(1).T
 
-    def _grams(self) -> tuple[Tensor, Tensor, Tensor]:
-        """``Vᵀ diag(first) V``, ``Vᵀ diag(mixed) [V J]`` and ``[V J]ᵀ diag(second) [V J]``."""
-        k, both = self.rank, self.rank + self.num_hyper
-        together = self._followed()
-        if together is None:
-            together, self._updates = self.V.new_zeros(both, both + 2 * k), 0
-            for part in chunks(len(self.D), self.D.device, GRAM_ROWS):
-                self._add_up(together, part, [entries[part] for entries in self._inverse])
-        if self._follow:
-            self._sums = self._inverse, together
-        by_first, by_mixed, by_second = together.split([k, k, both], dim=1)
-        return by_first[:k], by_mixed.T, by_second
-
-    def _followed(self) -> Float64[Tensor, "k+p 3k+p"] | None:
-        """The sums of the last factorisation, brought up to date; None if that is not worth it, or not accurate."""
-        if self._sums is None or self._updates >= UPDATES:
-            return None
-        before, together = self._sums
-        changed = torch.zeros_like(self.D, dtype=torch.bool)
-        for old, new in zip(before, self._inverse, strict=True):
-            if new.abs().max() < SHRINKS * old.abs().max():
-                return None
-            changed |= old != new
-        rows = changed.nonzero()[:, 0]
-        if len(rows) > FEW * len(changed):
-            return None
-        self._updates += 1
-        for some in chunks(len(rows), rows.device, GRAM_ROWS):
-            part = rows[some]
-            change = [new[part] - old[part] for old, new in zip(before, self._inverse, strict=True)]
-            self._add_up(together, part, change)
-        return together
-
-    def _add_up(self, together: Float64[Tensor, "k+p 3k+p"], part: slice | Tensor, weights: list[Tensor]) -> None:
-        """Add some rows: one product ``[V J]ᵀ [first V  mixed V  second [V J]]``, whose factors stay in the cache."""
-        V = self.V[part]  # noqa: N806
-        VJ = torch.cat([V, self.J.dense_rows(part)], dim=1) if self._both is None else self._both[part]  # noqa: N806
-        weighted = V.new_empty(len(V), together.shape[1])
-        blocks = weighted.split([self.rank, self.rank, len(together)], dim=1)
-        for block, entries, rows in zip(blocks, weights, (V, V, VJ), strict=True):
-            torch.mul(rows, entries[:, None], out=block)
-        together.addmm_(VJ.T, weighted)
-
     def _spread(self, vector: Tensor, fill: float) -> Float64[Tensor, " n"]:
         """From the kept rows to all rows."""
         if self._rows is None:
@@ -247,7 +199,7 @@ class StructuredSystem(NewtonSystem):
         return vector if self._rows is None else vector[self._rows]
 
 
-def _invert_blocks(D: Tensor, theta: Tensor, theta_rows: Tensor, has_row: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: N803
+def invert_blocks(D: Tensor, theta: Tensor, theta_rows: Tensor, has_row: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: N803
     """Entries of the inverses of the blocks; Θ itself where a weight has no row."""
     E = D.square() * theta + theta_rows  # noqa: N806
     return torch.lerp(E, theta_rows, has_row) * theta / E, has_row * D * theta / E, has_row / E

@@ -23,14 +23,15 @@ from torch import Tensor
 
 from backends.certificates import certify
 from backends.kkt import Incumbent, KKTCheck, Residuals
-from backends.memory import can_polish
+from backends.memory import most_to_polish
 from backends.pdlp.batch import Batch, product, transposed_product
-from backends.pdlp.equations import equations_of_factors
+from backends.pdlp.factored_equations import equations_of_factors
 from backends.pdlp.interior import interior_pairs
 from backends.pdlp.iteration import AnchoredIteration, Callback, drive
 from backends.pdlp.limits import Limits
-from backends.pdlp.polish import Polish
+from backends.pdlp.polish import Attempt, Polish, run
 from backends.pdlp.projection import Projection
+from backends.pdlp.proximal import Point
 from backends.pdlp.restarts import PrimalWeight
 from backends.pdlp.units import in_units
 from lift_core.lp import BackendAnswer, LPStart, LPStatus
@@ -105,10 +106,11 @@ class DouglasRachford(AnchoredIteration):
         best = [Incumbent(zero_x[:, column], zero_y[:, column]) for column in range(batch.size)]
         super().__init__(batch, [_step_control(max(len(zero_x) + len(zero_y), 1) ** -0.5) for _ in starts], best)
         self.improved_at, self.previous = [0] * batch.size, (zero_x, zero_y)
-        if polish and can_polish(self.n, zero_x.device):
-            equations = [equations_of_factors(batch.program(column)) for column in range(batch.size)]
+        self.polished = [False] * batch.size
+        if polish and most_to_polish(self.n, zero_x.device):
+            equations = equations_of_factors(batch.A)
             first = math.ceil(FIRST_POLISH * max(batch.size / 2, 1))
-            self.polish = [None if found is None else Polish(found, first) for found in equations]
+            self.polish = [None if equations is None else Polish(equations, first) for _ in starts]
         self.cost_size = torch.ones(batch.size, dtype=torch.float64, device=zero_x.device)
         self._set_bounds()
         z = torch.zeros_like(self.cost)
@@ -189,14 +191,19 @@ class DouglasRachford(AnchoredIteration):
             score = max(result.worst, 2 * result.objective_error)
             if self.best[column].offer(self.x[:, column], self.y[:, column], score):
                 self.improved_at[column] = self.iterations
+        due = [
+            column
+            for column, (polish, result) in enumerate(zip(self.polish, found, strict=True))
+            if polish is not None and polish.is_due(self.iterations) and not is_accurate(result, self.rtol)
+        ]
+        most = max(most_to_polish(self.n, self.x.device), 1)
+        for first in range(0, len(due), most):
+            self._polish(due[first : first + most])
         return found
 
     def is_done(self, column: int, residuals: Residuals) -> bool:
         """Accurate; or within the tolerance when the second half of all iterations brought nothing any more."""
-        if is_accurate(residuals, self.rtol):
-            return True
-        polish = self.polish[column]
-        if polish is not None and polish.is_due(self.iterations) and self._polish(column, polish):
+        if is_accurate(residuals, self.rtol) or self.polished[column]:
             return True
         stalled = self.iterations > max(2 * self.improved_at[column], STALL_ITERATIONS)
         if not (stalled and residuals.worst <= SAFETY * self.rtol):
@@ -204,27 +211,31 @@ class DouglasRachford(AnchoredIteration):
         self.best[column] = Incumbent(self.x[:, column].clone(), self.y[:, column].clone())
         return True
 
-    def _polish(self, column: int, polish: Polish) -> bool:
-        """Offer what Newton's method makes of the current pair; whether that is accurate."""
-        lp, best = self.batch.program(column), self.best[column]
-        kkt, x, y = KKTCheck(lp), self.x[:, column].contiguous(), self.y[:, column].contiguous()
-        balanced = float(y.norm()) / (float(x.norm()) or 1.0) or 1.0
-        step = STEP * float(
-            self.gamma[column] / self.cost_size[column] * self.projection.graph.scale_x[:, column].square().mean()
-        )
+    def _polish(self, columns: list[int]) -> None:
+        """Offer what Newton's method makes of the current pairs, and remember which of them are accurate."""
+        goal, batch, x, y = SAFETY * self.rtol, self.batch.keep(columns), self.x[:, columns], self.y[:, columns]
+        polishes = [polish for column in columns if (polish := self.polish[column]) is not None]
+        units = self.projection.graph.scale_x[:, columns].square().mean(0)
+        steps = STEP * self.gamma[columns] / self.cost_size[columns] * units
+        sizes = torch.stack([x.norm(dim=0), y.norm(dim=0), steps], dim=1).tolist()
+        attempts: list[Attempt] = []
+        for polish, (of_x, of_y, step) in zip(polishes, sizes, strict=True):
+            balanced = of_y / (of_x or 1.0) or 1.0
+            attempts.append(polish.attempt(DUAL_WEIGHT * balanced, step * balanced, self.iterations))
+        programs = [batch.keep([column]) for column in range(batch.size)]
+        checks = [KKTCheck(program) for program in programs]
 
-        def judge(x: Tensor, y: Tensor) -> float:
-            found = Residuals(*kkt.evaluate(x, y, lp.A.matvec(x), lp.A.rmatvec(y)).tolist())
+        def judge(program: int, point: Point) -> float:
+            vectors = (vector[:, None] for vector in (point.x, point.y, point.activity, point.pulled))
+            found = Residuals(*checks[program].evaluate(*vectors)[:, 0].tolist())
             score = max(found.worst, 2 * found.objective_error)
-            best.offer(x, y, score)
+            self.best[columns[program]].offer(point.x, point.y, score)
             return score
 
-        goal = SAFETY * self.rtol
-        found = polish.run(
-            lp, x, y, DUAL_WEIGHT * balanced, step * balanced,
-            judge=judge, goal=goal, iterations=self.iterations, deadline=self.deadline,
-        )  # fmt: skip
-        return found.residual <= goal
+        run(batch, x, y, attempts, polishes[0].equations, judge=judge, goal=goal, deadline=self.deadline)
+        for column, polish, attempt in zip(columns, polishes, attempts, strict=True):
+            polish.steps += attempt.steps
+            self.polished[column] = attempt.residual <= goal
 
     def feasible_point(self) -> Float64[Tensor, "n b"]:
         """x of ``w2``, shrunk towards 0 until it and its activity fit their bounds, if that is a small change."""
@@ -261,6 +272,7 @@ class DouglasRachford(AnchoredIteration):
         self.projection = self.projection.keep(columns)
         self._set_bounds()
         self.improved_at = [self.improved_at[column] for column in columns]
+        self.polished = [self.polished[column] for column in columns]
         self.z, self.anchor, self.first_error = self.z[:, columns], self.anchor[:, columns], self.first_error[columns]
         self.previous = self.previous[0][:, columns], self.previous[1][:, columns]
         self.anchor_pair = self.anchor_pair[0][:, columns], self.anchor_pair[1][:, columns]

@@ -6,21 +6,17 @@ Their matrix is ``tau (A P A^T + Q) + I / sigma``, P and Q marking the columns a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from backends.factors import has_factors
-from backends.interior_point.structured import StructuredSystem, core_size
-from backends.interior_point.system import set_units
-from lift_core.lp import LinearProgram
-from lift_core.operators import Dense, DirectionMatrix, LinearOperator, Sparse
+from backends.pdlp.batch import product, transposed_product
+from lift_core.operators import Dense, LinearOperator, Sparse
 
 MOST_ROWS, MOST_SPARSE_ROWS = 2_000, 2_500
 """Newton's matrix has a row for every row of A; with more it is not formed, as a dense or a sparse one."""
@@ -33,9 +29,10 @@ MOST_COST = 1_000
 
 
 class Equations(ABC):
-    """Products with A, and Newton's equations of a proximal point.
+    """Products with A, and Newton's equations of the proximal points of programs that share it, one in each row.
 
     Attributes:
+        A: the matrix of the programs.
         cost: of a Newton step, in iterations of the first-order method.
         fewest_steps: that an attempt may take, however early it comes.
         growth: factor by which proximal steps grow while they are easy, and shrink when they are not.
@@ -45,23 +42,63 @@ class Equations(ABC):
     def __init__(self, A: LinearOperator, *, cost: float, fewest_steps: int, growth: float, hopeless: int) -> None:  # noqa: N803
         self.A, self.cost, self.fewest_steps, self.growth, self.hopeless = A, cost, fewest_steps, growth, hopeless
 
+    def activity(self, x: Float64[Tensor, "b n"]) -> Float64[Tensor, "b m"]:
+        """``A x`` of every row."""
+        return product(self.A, x.mT).mT
+
+    def pullback(self, y: Float64[Tensor, "b m"]) -> Float64[Tensor, "b n"]:
+        """``Aᵀ y`` of every row."""
+        return transposed_product(self.A, y.mT).mT
+
     @abstractmethod
     def solve(
-        self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Float64[Tensor, " m"]
+        self,
+        inside_x: Bool[Tensor, "b n"],
+        inside_s: Bool[Tensor, "b m"],
+        tau: Float64[Tensor, "b 1"],
+        sigma: Float64[Tensor, "b 1"],
+        right: Float64[Tensor, "b m"],
+    ) -> tuple[Float64[Tensor, "b m"], Float64[Tensor, "b n"]]:
+        """The solutions y of ``(tau (A P A^T + Q) + I / sigma) y = right``, and ``Aᵀ y``.
+
+        Where rounding makes a matrix singular, y is not finite.
+        """
+
+    def keep(self, rows: list[int]) -> None:
+        """Only these programs go on; a method that remembers earlier equations forgets those of all others."""
+        del rows
+
+    def forget(self) -> None:
+        """Other programs come, or the same from another start."""
+
+
+class RowByRow(Equations):
+    """Methods that know nothing better than one program after the other."""
+
+    def solve(
+        self, inside_x: Tensor, inside_s: Tensor, tau: Tensor, sigma: Tensor, right: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        found = [self.solve_one(*row) for row in zip(inside_x, inside_s, tau[:, 0], sigma[:, 0], right, strict=True)]
+        y = torch.stack([torch.full_like(right[0], torch.nan) if one is None else one for one in found])
+        return y, self.pullback(y)
+
+    @abstractmethod
+    def solve_one(
+        self, inside_x: Bool[Tensor, " n"], inside_s: Bool[Tensor, " m"], tau: Tensor, sigma: Tensor, right: Tensor
     ) -> Float64[Tensor, " m"] | None:
-        """``(tau (A P A^T + Q) + I / sigma) y = right``; None if rounding makes the matrix singular."""
+        """y of one program; None if rounding makes the matrix singular."""
 
 
-class EntryEquations(Equations):
+class EntryEquations(RowByRow):
     """By one Cholesky factorisation of a dense matrix with a row for every row of A, and one step of refinement."""
 
     def __init__(self, matrix: Dense | Sparse) -> None:
         super().__init__(matrix, cost=10 + (matrix.shape[0] / 50) ** 2, fewest_steps=100, growth=4.0, hopeless=22)
         self._matrix = matrix
 
-    def solve(self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Tensor) -> Tensor | None:
+    def solve_one(self, inside_x: Tensor, inside_s: Tensor, tau: Tensor, sigma: Tensor, right: Tensor) -> Tensor | None:
         normal = tau * normal_matrix(self._matrix, inside_x)
-        normal.diagonal().add_(tau * inside_s.double() + 1 / sigma)
+        normal.diagonal().add_(tau * inside_s + 1 / sigma)
         factor, info = torch.linalg.cholesky_ex(normal)
         if int(info) != 0:
             return None
@@ -69,7 +106,7 @@ class EntryEquations(Equations):
         return (found + torch.cholesky_solve(right[:, None] - normal @ found, factor))[:, 0]
 
 
-class SparseEquations(Equations):
+class SparseEquations(RowByRow):
     """By one sparse factorisation (SuperLU, on the CPU), and one step of refinement."""
 
     def __init__(self, matrix: Sparse) -> None:
@@ -78,14 +115,14 @@ class SparseEquations(Equations):
         self.fill: int = self._factorize(self._normal(everything, np.ones(matrix.shape[0]))).L.nnz
         super().__init__(matrix, cost=25 + self.fill / 250, fewest_steps=300, growth=4.0, hopeless=22)
 
-    def solve(self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Tensor) -> Tensor | None:
-        diagonal = (inside_s.double() + 1 / (tau * sigma)).cpu().numpy()
+    def solve_one(self, inside_x: Tensor, inside_s: Tensor, tau: Tensor, sigma: Tensor, right: Tensor) -> Tensor | None:
+        diagonal = (inside_s + 1 / (tau * sigma)).cpu().numpy()
         normal = self._normal(inside_x.cpu().numpy(), diagonal)
         try:
             factors = self._factorize(normal)
         except RuntimeError:  # SuperLU's word for a singular matrix
             return None
-        wanted = right.cpu().numpy() / tau
+        wanted = (right / tau).cpu().numpy()
         found = factors.solve(wanted)
         found += factors.solve(wanted - normal @ found)
         return torch.from_numpy(found).to(right)
@@ -101,28 +138,6 @@ class SparseEquations(Equations):
         return spla.splu(normal, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options)
 
 
-class FactoredEquations(Equations):
-    """In O(n (2k + p)^2) with `StructuredSystem`, which the interior-point method solves its equations with."""
-
-    def __init__(self, program: LinearProgram, A: DirectionMatrix) -> None:  # noqa: N803
-        super().__init__(A, cost=10, fewest_steps=300, growth=2.0, hopeless=10)
-        self._program, self._matrix = program, A
-
-    @cached_property
-    def _system(self) -> StructuredSystem:
-        """Made when it is first needed; some programs of a batch are solved without."""
-        system = StructuredSystem(self._matrix, follow=True)
-        set_units(system, self._program)
-        return system
-
-    def solve(self, inside_x: Tensor, inside_s: Tensor, tau: float, sigma: float, right: Tensor) -> Tensor | None:
-        try:
-            self._system.factorize(tau * inside_x.double(), tau * inside_s.double() + 1 / sigma)
-        except torch.linalg.LinAlgError:
-            return None
-        return self._system.solve(right.new_zeros(len(inside_x)), right)[1]
-
-
 def equations_of_entries(matrix: Dense | Sparse) -> Equations | None:
     """The cheaper ones, for matrices with few enough rows."""
     rows = matrix.shape[0]
@@ -131,14 +146,6 @@ def equations_of_entries(matrix: Dense | Sparse) -> Equations | None:
         if sparse.fill <= FILL * rows**3 and sparse.cost <= MOST_COST:
             return sparse
     return EntryEquations(matrix) if 0 < rows <= MOST_ROWS else None
-
-
-def equations_of_factors(program: LinearProgram) -> Equations | None:
-    """For direction LPs with factored curvature of small rank."""
-    A = program.A  # noqa: N806  (the field's letter)
-    if not isinstance(A, DirectionMatrix) or not has_factors(A) or core_size(A) >= A.hessian.shape[0]:
-        return None
-    return FactoredEquations(program, A)
 
 
 def normal_matrix(matrix: Dense | Sparse, columns: Tensor) -> Float64[Tensor, "m m"]:

@@ -30,7 +30,8 @@ from backends.pdlp.equations import equations_of_entries
 from backends.pdlp.feasibility import Feasibility
 from backends.pdlp.iteration import AnchoredIteration, Callback, drive
 from backends.pdlp.limits import Limits
-from backends.pdlp.polish import Polish
+from backends.pdlp.polish import Polish, run
+from backends.pdlp.proximal import Point
 from backends.pdlp.restarts import PrimalWeight
 from backends.pdlp.scaling import ScaledBatch, read_entries, scale, spectral_norm
 from lift_core.lp import BackendAnswer, LinearProgram, LPStart, LPStatus
@@ -288,22 +289,22 @@ class PDHG(AnchoredIteration):
 
     def _polish(self, column: int, polish: Polish, residual: float, goal: float, *, steps: int | None = None) -> None:
         """Offer what Newton's method makes of the current pair, and go on from there if it is better."""
-        scaled, lp, best = self.scaled.keep([column]), self.batch.keep([column]), self.best[column]
-        kkt = KKTCheck(lp)
+        scaled, kkt, best = self.scaled.keep([column]), KKTCheck(self.batch.keep([column])), self.best[column]
 
-        def judge(x: Tensor, y: Tensor) -> float:
-            primal, dual = scaled.primal(x[:, None]), scaled.dual(y[:, None])
-            activity, pullback = product(lp.A, primal), transposed_product(lp.A, dual)
+        def judge(program: int, point: Point) -> float:
+            del program
+            primal, dual = scaled.primal(point.x[:, None]), scaled.dual(point.y[:, None])
+            activity, pullback = scaled.activity(point.activity[:, None]), scaled.pullback(point.pulled[:, None])
             found = Residuals(*kkt.evaluate(primal, dual, activity, pullback)[:, 0].tolist())
             best.offer(primal[:, 0], dual[:, 0], found.score)
             return found.score
 
-        before = best.score
-        found = polish.run(
-            scaled.batch.program(0), self.mapped.x[:, column], self.mapped.y[:, column], self.weights[column].value,
-            self.eta, judge=judge, goal=goal, iterations=self.iterations, deadline=self.limits.deadline, steps=steps,
-        )  # fmt: skip
+        before, pair = best.score, (self.mapped.x[:, [column]], self.mapped.y[:, [column]])
+        attempt = polish.attempt(self.weights[column].value, self.eta, self.iterations, allowed=steps)
+        deadline = self.limits.deadline
+        run(scaled.batch, *pair, [attempt], polish.equations, judge=judge, goal=goal, deadline=deadline)
+        polish.steps += attempt.steps
         if best.score < before:
             self.best_weights[column] = self.weights[column].value
-        if found.residual < residual / JUMP:
-            self.jumps[column] = found.x, found.y
+        if attempt.best is not None and attempt.residual < residual / JUMP:
+            self.jumps[column] = attempt.best.x, attempt.best.y

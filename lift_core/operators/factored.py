@@ -9,7 +9,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from lift_core.operators.base import DENSE_LIMIT, Lifted, LinearOperator, require_finite
-from lift_core.operators.tall import pull
+from lift_core.operators.tall import columns_are_contiguous, pull
 
 
 class LowRankPlusDiagonal(LinearOperator):
@@ -51,7 +51,10 @@ class LowRankPlusDiagonal(LinearOperator):
         return self.matvec(y)
 
     def matmat(self, x: Tensor) -> Tensor:
-        return self.diagonal[:, None] * x + self.factor @ (self.core[:, None] * pull(self.factor, x))
+        inner = self.core[:, None] * pull(self.factor, x)
+        if columns_are_contiguous(x):
+            return torch.addmm(self.diagonal * x.mT, inner.mT, self.factor.mT).mT
+        return self.diagonal[:, None] * x + self.factor @ inner
 
     def rmatmat(self, y: Tensor) -> Tensor:
         return self.matmat(y)
@@ -141,6 +144,8 @@ class GroupColumns(LinearOperator):
     def matmat(self, x: Tensor) -> Tensor:
         if self.shape[1] == 0:
             return x.new_zeros(self.shape[0], x.shape[1])
+        if columns_are_contiguous(x):
+            return (self.values * x.mT.index_select(1, self._column)).mT
         return self.values[:, None] * x.index_select(0, self._column)
 
     def rmatmat(self, y: Tensor) -> Tensor:
@@ -203,7 +208,10 @@ class DirectionMatrix(LinearOperator):
     def rmatmat(self, y: Tensor) -> Tensor:
         if self.rows is not None:
             y = y.new_zeros(self.hessian.shape[0], y.shape[1]).index_copy_(0, self.rows, y)
-        return torch.cat([self.mixed.rmatmat(y), self.hessian.rmatmat(y)])
+        parts = self.mixed.rmatmat(y), self.hessian.rmatmat(y)
+        if columns_are_contiguous(y):
+            return torch.cat([part.mT for part in parts], dim=1).mT
+        return torch.cat(parts)
 
     def _dense(self) -> Tensor:
         full = torch.cat([self.mixed.to_dense(), self.hessian.to_dense()], dim=1)

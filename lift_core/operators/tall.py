@@ -1,4 +1,4 @@
-"""Products with the transposes of tall matrices."""
+"""Products with the transposes of tall matrices, and how blocks of vectors lie in memory."""
 
 from __future__ import annotations
 
@@ -37,3 +37,8 @@ def _product(
     tall: Float64[Tensor, "*blocks n k"], block: Float64[Tensor, "*blocks n b"]
 ) -> Float64[Tensor, "*blocks k b"]:
     return tall.mT @ block if block.shape[-1] >= ENOUGH_COLUMNS else (block.mT @ tall).mT
+
+
+def columns_are_contiguous(block: Float64[Tensor, "n b"]) -> bool:
+    """Whether a block was given column by column, as ``rows.mT``: products that keep it so read and write whole lines."""
+    return block.shape[1] > 1 and block.stride(0) == 1
