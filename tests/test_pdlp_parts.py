@@ -16,13 +16,14 @@ from backends.certificates import certify
 from backends.kkt import KKTCheck, Residuals
 from backends.pdlp import PDLP, halpern
 from backends.pdlp.batch import Batch, make_batch
+from backends.pdlp.factored_projection import FactoredProjection
 from backends.pdlp.feasibility import Feasibility
 from backends.pdlp.inexact import fit_inexact_projection
 from backends.pdlp.limits import Limits
-from backends.pdlp.projection import DenseProjection, FactoredProjection, Graph, make_projection
+from backends.pdlp.projection import DenseProjection, Graph
 from backends.pdlp.restarts import PrimalWeight, RestartRule
 from backends.pdlp.scaling import equilibrate, ruiz_pock_chambolle, scale, spectral_norm
-from backends.pdlp.units import fit_projection
+from backends.pdlp.units import fit_projection, make_projection
 from lift_core.lp import BackendAnswer, LinearProgram, LPStart, LPStatus, kkt_residuals, proves_infeasible, solve_lp
 from lift_core.operators import Dense, DirectionMatrix, GroupColumns, MatrixFree, Sparse
 from lift_core.testing import KnownLP, known_lp

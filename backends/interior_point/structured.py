@@ -30,8 +30,8 @@ from torch import Tensor
 
 from backends.chunks import ROWS, chunks, elementwise
 from backends.factors import factors
-from backends.gram_sums import GramSums
 from backends.interior_point.system import NewtonSystem, factorize_lu, solve_lu
+from backends.tall_factors import TallFactors
 from lift_core.lp import LinearProgram
 from lift_core.operators import DirectionMatrix, LowRankPlusDiagonal, pull
 
@@ -58,8 +58,8 @@ class StructuredSystem(NewtonSystem):
         super().__init__(A)
         self.D, self.V, self.C = factors(A.hessian)
         self.num_hyper, self.rank = A.num_hyper, len(self.C)
-        self._grams = GramSums(self.V, A.mixed)
-        self.J = self._grams.J
+        self._tall = TallFactors(self.V, A.mixed)
+        self.J = self._tall.J
         self._root = self.C.abs().sqrt()
         self._signed_root = self._root * torch.where(self.C < 0, -1.0, 1.0).to(self.C)
         self._rows = A.rows
@@ -173,9 +173,7 @@ class StructuredSystem(NewtonSystem):
         core = D.new_zeros(c + len(extreme), c + len(extreme))
         root = self._root
         wide = torch.cat([self._signed_root, torch.ones_like(theta_hyper)]) * scale
-        sums = self._grams.zeros()
-        self._grams.add_all(sums, self._inverse)
-        by_first, by_mixed, by_second = self._grams.split(sums)
+        by_first, by_mixed, by_second = self._tall.split(self._tall.grams(self._inverse))
         core[:a, :a] = root[:, None] * by_first * root
         core[:a, a:b] = -root[:, None] * by_mixed * wide
         core[:a, a:b].diagonal().sub_(1.0)

@@ -1,4 +1,7 @@
-"""Programs that share A, solved at once: column j of every block belongs to program j."""
+"""Programs that share A, solved at once: column j of every block belongs to program j.
+
+In memory the entries of a program stand next to each other: every block is the transpose of one that is contiguous.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,8 @@ class Batch(NamedTuple):
 
     def keep(self, columns: list[int]) -> Batch:
         """The programs with these indices."""
-        c, row_lower, row_upper, col_lower, col_upper, offset = (block[..., columns] for block in self[1:])
-        return Batch(self.A, c, row_lower, row_upper, col_lower, col_upper, offset)
+        c, row_lower, row_upper, col_lower, col_upper = (columns_of(block, columns) for block in self[1:6])
+        return Batch(self.A, c, row_lower, row_upper, col_lower, col_upper, self.offset[columns])
 
     def without_costs(self) -> Batch:
         """The same programs, asked for any feasible point."""
@@ -48,7 +51,7 @@ def make_batch(lps: Sequence[LinearProgram]) -> Batch:
     """Side by side; the matrix is that of the first one."""
     names = ("c", "row_lower", "row_upper", "col_lower", "col_upper")
     c, row_lower, row_upper, col_lower, col_upper = (
-        torch.stack([getattr(lp, name) for lp in lps], 1) for name in names
+        torch.stack([getattr(lp, name) for lp in lps]).mT for name in names
     )
     offset = torch.tensor([lp.offset for lp in lps], dtype=torch.float64, device=c.device)
     return Batch(lps[0].A, c, row_lower, row_upper, col_lower, col_upper, offset)
@@ -62,3 +65,13 @@ def product(A: LinearOperator, x: Float64[Tensor, "n b"]) -> Float64[Tensor, "m 
 def transposed_product(A: LinearOperator, y: Float64[Tensor, "m b"]) -> Float64[Tensor, "n b"]:  # noqa: N803
     """``A^T Y``; one call of A."""
     return A.rmatvec(y[:, 0])[:, None] if y.shape[1] == 1 else A.rmatmat(y)
+
+
+def columns_of(block: Float64[Tensor, "n b"], columns: list[int]) -> Float64[Tensor, "n c"]:
+    """Some columns, each contiguous."""
+    return block.mT[columns].mT
+
+
+def below(*blocks: Float64[Tensor, "_ b"]) -> Float64[Tensor, "_ b"]:
+    """Blocks one below the other, each column contiguous."""
+    return torch.cat([block.mT for block in blocks], dim=1).mT

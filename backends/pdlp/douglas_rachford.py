@@ -15,16 +15,17 @@ Reference: Lions & Mercier (1979); anchoring and restarts as in arXiv 2407.16144
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from backends.certificates import certify
+from backends.chunks import chunks
 from backends.kkt import Incumbent, KKTCheck, Residuals
 from backends.memory import most_to_polish
-from backends.pdlp.batch import Batch, product, transposed_product
+from backends.pdlp.batch import Batch, below, columns_of, product, transposed_product
 from backends.pdlp.factored_equations import equations_of_factors
 from backends.pdlp.interior import interior_pairs
 from backends.pdlp.iteration import AnchoredIteration, Callback, drive
@@ -39,7 +40,7 @@ from lift_core.lp import BackendAnswer, LPStart, LPStatus
 SAFETY = 0.9
 """Share of ``rtol`` for residuals; gap and leak together get half of that, so that the objective is within ``rtol``."""
 STALL_ITERATIONS = 5_000
-STEP, DUAL_WEIGHT = 0.03, 3.0
+STEP, DUAL_WEIGHT = 0.12, 2.0
 """What polishing measures its proximal steps in, in steps of the splitting, and the weight between steps of x and of y,
 in ``‖y‖ / ‖x‖``: rows are violated long after the objectives agree, so y has to move faster than balance asks for."""
 FIRST_POLISH = 80
@@ -117,7 +118,7 @@ class DouglasRachford(AnchoredIteration):
         for column, start in enumerate(starts):
             if start is not None:
                 z[:, column] = self.fixed_point(start, column)
-        self.z = self.anchor = z
+        self.z, self.anchor = z, z.clone()
         self.first_error = torch.zeros_like(self.cost_size)
         self._begin([True] * batch.size)
         self.anchor_pair = self.pair(z)
@@ -127,12 +128,13 @@ class DouglasRachford(AnchoredIteration):
         lp, graph = self.batch, self.projection.graph
         lower = (lp.col_lower - graph.center_x) / graph.scale_x, in_units(lp.row_lower - graph.center_s, graph.scale_s)
         upper = (lp.col_upper - graph.center_x) / graph.scale_x, in_units(lp.row_upper - graph.center_s, graph.scale_s)
-        self.lower, self.upper = torch.cat(lower), torch.cat(upper)
-        cost = torch.cat([lp.c * graph.scale_x, torch.zeros_like(graph.scale_s)])
+        self.lower, self.upper = below(*lower), below(*upper)
+        cost = below(lp.c * graph.scale_x, torch.zeros_like(graph.scale_s))
         size = cost.norm(dim=0)
         self.cost_size = torch.where(size > 0, size, 1.0)
         self.cost = cost / self.cost_size
         self.kkt = KKTCheck(lp)
+        self._w, self.reflected, self.projected = (torch.empty_like(cost) for _ in range(3))
 
     def _begin(self, fresh: list[bool]) -> None:
         """Step sizes of new epochs."""
@@ -160,30 +162,42 @@ class DouglasRachford(AnchoredIteration):
         w = (z - self._shift).clamp_(self.lower, self.upper)
         return w, (z - w) / self.gamma
 
-    def map(self) -> Tensor:
-        """``T(z) - z = w2 - w1``."""
-        w = (self.z - self._shift).clamp_(self.lower, self.upper)
-        self.reflected = torch.lerp(self.z, w, 2.0)
-        self.projected = self.projection.project(self.reflected)
-        self.move = self.projected - w
+    def map(self) -> None:
+        """``w1`` and ``w2`` of z."""
+        for z, shift, lower, upper, w, reflected in self._chunks(
+            self.z, self._shift, self.lower, self.upper, self._w, self.reflected
+        ):
+            torch.sub(z, shift, out=w).clamp_(lower, upper)
+            torch.lerp(z, w, 2.0, out=reflected)
+        self.projection.project(self.reflected, out=self.projected)
         if self._any_fresh:
             self.first_error = torch.where(self._fresh, self.move.norm(dim=0), self.first_error)
             self._any_fresh = False
         self.iterations += 1
-        return self.move
+
+    @property
+    def move(self) -> Float64[Tensor, "n+m b"]:
+        """``T(z) - z = w2 - w1``."""
+        return self.projected - self._w
 
     def average(self, share: float | Tensor) -> None:
-        self.z = torch.lerp(self.anchor, torch.add(self.z, self.move, alpha=2.0), share)
+        share = share[:, None] if isinstance(share, Tensor) else share
+        for anchor, z, projected, w in self._chunks(self.anchor, self.z, self.projected, self._w):
+            z.add_(projected - w, alpha=2.0)
+            torch.lerp(anchor, z, share, out=z)
+
+    def _chunks(self, *blocks: Float64[Tensor, "n+m b"]) -> Iterator[list[Tensor]]:
+        """The same entries of every block, transposed."""
+        for part in chunks(len(self.z), self.z.device, vectors=self.batch.size):
+            yield [block.mT[:, part] for block in blocks]
 
     def check(self) -> list[Residuals]:
         """Residuals of the feasible point and the multiplier at hand, and what the restart needs, in one transfer."""
-        A, self._checked = self.batch.A, self.z  # noqa: N806
+        A, self._mapped_pair = self.batch.A, self.pair(self.z + self.move)  # noqa: N806
         self.x = self.feasible_point()
         self.y = self.projection.multiplier(self.reflected) * (-self.cost_size / self.gamma)
         residuals = self.kkt.evaluate(self.x, self.y, product(A, self.x), transposed_product(A, self.y))
-        distances = [
-            (new - old).norm(dim=0) for new, old in zip(self.pair(self.z + self.move), self.anchor_pair, strict=True)
-        ]
+        distances = [(new - old).norm(dim=0) for new, old in zip(self._mapped_pair, self.anchor_pair, strict=True)]
         numbers = torch.cat([residuals, torch.stack([self.move.norm(dim=0), self.first_error, *distances])]).T.tolist()
         found = [Residuals(*row[:6]) for row in numbers]
         self.errors, self.distances = [(row[6], row[7]) for row in numbers], [row[8:] for row in numbers]
@@ -213,7 +227,8 @@ class DouglasRachford(AnchoredIteration):
 
     def _polish(self, columns: list[int]) -> None:
         """Offer what Newton's method makes of the current pairs, and remember which of them are accurate."""
-        goal, batch, x, y = SAFETY * self.rtol, self.batch.keep(columns), self.x[:, columns], self.y[:, columns]
+        goal, batch = SAFETY * self.rtol, self.batch.keep(columns)
+        x, y = columns_of(self.x, columns), columns_of(self.y, columns)
         polishes = [polish for column in columns if (polish := self.polish[column]) is not None]
         units = self.projection.graph.scale_x[:, columns].square().mean(0)
         steps = STEP * self.gamma[columns] / self.cost_size[columns] * units
@@ -248,7 +263,7 @@ class DouglasRachford(AnchoredIteration):
         return shrunk.clamp(lp.col_lower, lp.col_upper)
 
     def restart(self, due: list[bool], residuals: list[Residuals]) -> None:
-        w, dual = self.pair(self._checked + self.move)
+        w, dual = self._mapped_pair
         for column, is_due in enumerate(due):
             if is_due:
                 found = residuals[column]
@@ -273,9 +288,11 @@ class DouglasRachford(AnchoredIteration):
         self._set_bounds()
         self.improved_at = [self.improved_at[column] for column in columns]
         self.polished = [self.polished[column] for column in columns]
-        self.z, self.anchor, self.first_error = self.z[:, columns], self.anchor[:, columns], self.first_error[columns]
-        self.previous = self.previous[0][:, columns], self.previous[1][:, columns]
-        self.anchor_pair = self.anchor_pair[0][:, columns], self.anchor_pair[1][:, columns]
+        self.z, self.anchor = columns_of(self.z, columns), columns_of(self.anchor, columns)
+        self.previous, self.anchor_pair = (
+            (columns_of(x, columns), columns_of(y, columns)) for x, y in (self.previous, self.anchor_pair)
+        )
+        self.first_error = self.first_error[columns]
         pending, fresh = self._any_fresh, [bool(self._fresh[column]) for column in columns]
         self._begin(fresh)
         self._any_fresh = pending

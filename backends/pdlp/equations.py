@@ -65,11 +65,8 @@ class Equations(ABC):
         """
 
     def keep(self, rows: list[int]) -> None:
-        """Only these programs go on; a method that remembers earlier equations forgets those of all others."""
+        """Only these programs go on, none of them where others come: what is remembered of the rest is of no use."""
         del rows
-
-    def forget(self) -> None:
-        """Other programs come, or the same from another start."""
 
 
 class RowByRow(Equations):

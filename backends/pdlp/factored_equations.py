@@ -21,9 +21,9 @@ from torch import Tensor
 
 from backends.chunks import GRAM_ROWS, chunks, elementwise
 from backends.factors import factors, has_factors
-from backends.gram_sums import GramSums
 from backends.interior_point.structured import invert_blocks
 from backends.pdlp.equations import Equations
+from backends.tall_factors import TallFactors
 from lift_core.operators import DirectionMatrix, LinearOperator, pull
 
 FEW, UPDATES, SHRINKS = 1 / 8, 20, 1e-4
@@ -42,16 +42,15 @@ class FactoredEquations(Equations):
         self._D, self._V, core = factors(A.hessian)
         self._root = core.abs().sqrt()
         self._signed_root = self._root * torch.where(core < 0, -1.0, 1.0).to(core)
-        self._grams, self._kept_rows = GramSums(self._V, A.mixed), A.rows
-        self._J, self._num_hyper = self._grams.J, A.num_hyper
+        self._tall, self._kept_rows = TallFactors(self._V, A.mixed), A.rows
+        self._J, self._num_hyper = self._tall.J, A.num_hyper
         self._has_row = self._spread(self._D.new_ones(1, A.shape[0]), 0.0)[0]
         self._last: _Sums | None = None
 
-    def forget(self) -> None:
-        self._last = None
-
     def keep(self, rows: list[int]) -> None:
-        if self._last is not None:
+        if self._last is None or not rows:
+            self._last = None
+        else:
             marks, largest, sums, updates = self._last
             self._last = _Sums(marks.rows(rows), largest[rows], sums[rows], [updates[row] for row in rows])
 
@@ -102,7 +101,7 @@ class FactoredEquations(Equations):
         """Symmetric, of the unknowns ``(t, z, h)``, h in units of ``sqrt(theta)``."""
         k, root = len(self._root), self._root
         wide = torch.cat([self._signed_root.expand(len(sums), -1), torch.ones_like(scale[:, k:])], dim=1) * scale
-        first, mixed, second = self._grams.split(sums)
+        first, mixed, second = self._tall.split(sums)
         top = root[:, None] * first * root
         side = -root[:, None] * mixed * wide[:, None]
         side.diagonal(dim1=1, dim2=2).sub_(1.0)
@@ -120,24 +119,24 @@ class FactoredEquations(Equations):
             same = (marks.steps == last.marks.steps).all(1) & (largest >= SHRINKS * last.largest).all(1)
             few = changed.sum(1) <= FEW * len(self._D)
             follows = [yes and n < UPDATES for yes, n in zip((same & few).tolist(), last.updates, strict=True)]
-        sums = self._grams.zeros().expand(len(largest), -1, -1).contiguous()
+        sums: list[Tensor] = []
         for row, follow in enumerate(follows):
             entries = [block[row] for block in weights]
             if follow and last is not None:
-                sums[row] = last.sums[row]
+                sums.append(last.sums[row])
                 self._follow(sums[row], last.marks.row(row), changed[row].nonzero()[:, 0], entries)
             else:
-                self._grams.add_all(sums[row], entries)
+                sums.append(self._tall.grams(entries))
         updates = [last.updates[row] + 1 if follow and last else 0 for row, follow in enumerate(follows)]
-        self._last = _Sums(marks, largest, sums, updates)
-        return sums
+        self._last = _Sums(marks, largest, torch.stack(sums), updates)
+        return self._last.sums
 
     def _follow(self, sums: Tensor, before: _Marks, changed: Tensor, weights: list[Tensor]) -> None:
         """Replace the terms of the weights that changed."""
         for some in chunks(len(changed), changed.device, GRAM_ROWS):
             part = changed[some]
             old = before.invert(self._D[part], self._has_row[part], before.inside_x[:, part], before.inside_s[:, part])
-            self._grams.add(sums, part, [new[part] - gone[0] for new, gone in zip(weights, old, strict=True)])
+            self._tall.add(sums, part, [new[part] - gone[0] for new, gone in zip(weights, old, strict=True)])
 
     def _spread(self, rows: Tensor, fill: float) -> Float64[Tensor, "b n"]:
         """From the kept rows to all."""

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from backends.certificates import certify
 from backends.kkt import Incumbent, KKTCheck, Residuals
-from backends.pdlp.batch import Batch, product, transposed_product
+from backends.pdlp.batch import Batch, columns_of, product, transposed_product
 from backends.pdlp.equations import equations_of_entries
 from backends.pdlp.feasibility import Feasibility
 from backends.pdlp.iteration import AnchoredIteration, Callback, drive
@@ -96,7 +96,7 @@ class Pair(NamedTuple):
     aty: Float64[Tensor, "n b"]
 
     def keep(self, columns: list[int]) -> Pair:
-        return Pair(*(block[:, columns] for block in self))
+        return Pair(*(columns_of(block, columns) for block in self))
 
     def replaced(self, other: Pair, where: Tensor) -> Pair:
         """With the columns of another pair where the mask says so."""
@@ -148,7 +148,7 @@ class PDHG(AnchoredIteration):
         self.tau, self.sigma, self._any_fresh = self.eta / weights, self.eta * weights, True
         self._cost, self._over_sigma = self.tau * self.scaled.batch.c, -1 / self.sigma
 
-    def map(self) -> Tensor:
+    def map(self) -> None:
         """T at the current point: the two products of an iteration."""
         lp, at = self.scaled.batch, self.at
         x = torch.addcmul(at.x, at.aty, self.tau).sub_(self._cost).clamp_(lp.col_lower, lp.col_upper)
@@ -161,7 +161,6 @@ class PDHG(AnchoredIteration):
             self.first_error = torch.where(self._fresh, self.squared_error(), self.first_error)
             self._any_fresh = False
         self.iterations += 1
-        return x
 
     def squared_error(self) -> Float64[Tensor, " b"]:
         """``||T(z) - z||^2`` in the norm of the method, ``||dx||^2 / tau + 2 dy^T A dx + ||dy||^2 / sigma``."""

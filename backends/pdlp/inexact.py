@@ -15,8 +15,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from backends.pdlp.batch import Batch, product, transposed_product
-from backends.pdlp.projection import FactoredProjection, Graph, Projection
+from backends.pdlp.batch import Batch, below, columns_of, product, transposed_product
+from backends.pdlp.factored_projection import FactoredProjection
+from backends.pdlp.projection import Graph, Projection
 from backends.pdlp.units import fit_projection
 from lift_core.krylov import block_lanczos, complement_probes
 from lift_core.operators import DirectionMatrix, LinearOperator, LowRankPlusDiagonal
@@ -41,14 +42,14 @@ class InexactProjection(Projection):
         self.graph, self.near = graph, near
         self._b = graph.center_s - product(graph.A, graph.center_x)
         self._t = torch.zeros_like(self._b)
-        self._pulled = torch.cat([torch.zeros_like(graph.center_x), self._t])
+        self._pulled = below(torch.zeros_like(graph.center_x), self._t)
         self._last, self._count = self._pulled[:, :0], 0
 
-    def project(self, point: Tensor) -> Tensor:
+    def project(self, point: Tensor, out: Tensor | None = None) -> Tensor:
         self._count += 1
         self._improve(point)
         self._last = point
-        return point - self._pulled
+        return torch.sub(point, self._pulled, out=out)
 
     def multiplier(self, point: Tensor) -> Tensor:
         if point is not self._last:
@@ -59,7 +60,7 @@ class InexactProjection(Projection):
         kept = copy.copy(self)
         kept.graph, kept.near = self.graph.keep(columns), self.near.keep(columns)
         for name in ("_b", "_t", "_pulled"):
-            setattr(kept, name, getattr(self, name)[:, columns])
+            setattr(kept, name, columns_of(getattr(self, name), columns))
         return kept
 
     def _improve(self, point: Float64[Tensor, "n+m b"]) -> None:
@@ -90,7 +91,7 @@ class InexactProjection(Projection):
 
     def _pull(self, t: Float64[Tensor, "m b"]) -> Float64[Tensor, "n+m b"]:
         """``M^T t``."""
-        return torch.cat([self.graph.scale_x * transposed_product(self.graph.A, t), -self.graph.scale_s * t])
+        return below(self.graph.scale_x * transposed_product(self.graph.A, t), -self.graph.scale_s * t)
 
 
 def fit_inexact_projection(batch: Batch) -> InexactProjection | None:

@@ -15,7 +15,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from backends.pdlp.batch import Batch, product
-from backends.pdlp.projection import factors
+from backends.pdlp.factored_projection import signed_factors
 from lift_core.operators import Dense, DirectionMatrix, LinearOperator, pull
 
 
@@ -50,7 +50,7 @@ def _solve_once(hessian: LinearOperator, right: Tensor) -> Tensor | None:
     if isinstance(hessian, Dense):
         solution, info = torch.linalg.solve_ex(hessian.matrix, right)
         return None if bool(info) else solution
-    parts = factors(hessian)
+    parts = signed_factors(hessian)
     if parts is None or not parts.diagonal.all():
         return None
     diagonal, V, signs = parts  # noqa: N806

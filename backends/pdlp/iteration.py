@@ -73,8 +73,8 @@ class AnchoredIteration(ABC):
         self.polish: list[Polish | None] = [None] * batch.size
 
     @abstractmethod
-    def map(self) -> Tensor:
-        """Apply T; the method remembers what it found. Returns a handle for `average`, the moved point."""
+    def map(self) -> None:
+        """Apply T; the method remembers what it found."""
 
     @abstractmethod
     def average(self, share: float | Tensor) -> None:

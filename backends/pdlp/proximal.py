@@ -29,7 +29,7 @@ from backends.pdlp.equations import Equations
 FLAT = 0.25
 """Slope at the end of a step, as a share of the one at its beginning, at which the line search ends."""
 TRIALS, MARGIN = 15, 0.1
-"""Lengths that a line search tries at most, and the share of what is left of its interval that it stays off the ends."""
+"""Lengths that a line search tries at most, and the share of its interval by which it stays off the ends."""
 
 
 class Steps(NamedTuple):
@@ -94,7 +94,7 @@ class ProximalPoints:
         tau: Sequence[float],
         sigma: Sequence[float],
     ) -> None:
-        equations.forget()
+        equations.keep([])
         blocks = batch.c, batch.col_lower, batch.col_upper, batch.row_lower, batch.row_upper, x, y
         c, col_lower, col_upper, row_lower, row_upper, x, y = (block.mT.contiguous() for block in blocks)
         signs = 1 - 2 * (torch.arange(x.shape[1], device=x.device) % 2)

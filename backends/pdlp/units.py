@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from backends.pdlp.batch import Batch
-from backends.pdlp.projection import Graph, Projection, make_projection
-from lift_core.operators import DirectionMatrix
+from backends.pdlp.factored_projection import FactoredProjection, signed_factors
+from backends.pdlp.projection import DenseProjection, Graph, Projection
+from lift_core.operators import DENSE_LIMIT, Dense, Diagonal, DirectionMatrix, LowRankPlusDiagonal
 
+SMALL_SYSTEM_LIMIT = 4_000
+"""Largest 2k + p for which the small system of `FactoredProjection` is formed."""
 PROBES = 8
 MARGIN = 3.0
 """Optimal corners lie further out than random ones by about this factor."""
@@ -31,6 +36,20 @@ def fit_projection(batch: Batch, *, densify_limit: int, accuracy: float) -> Proj
     scale_x = graph.scale_x.clone()
     scale_x[weights] *= torch.where(share > 0.5, 1.0, share)
     return make_projection(graph._replace(scale_x=scale_x), densify_limit=densify_limit, accuracy=accuracy)
+
+
+def make_projection(graph: Graph, *, densify_limit: int, accuracy: float) -> Projection | None:
+    """The cheaper projection that exists for this operator, or None."""
+    A, (m, n) = graph.A, graph.A.shape  # noqa: N806  (the field's letter)
+    if isinstance(A, DirectionMatrix):
+        parts = signed_factors(A.hessian)
+        if parts is not None and 2 * len(parts.signs) + A.num_hyper <= SMALL_SYSTEM_LIMIT:
+            with suppress(torch.linalg.LinAlgError):
+                return FactoredProjection(graph, A, parts, accuracy)
+    readable = isinstance(A.hessian if isinstance(A, DirectionMatrix) else A, (Dense, LowRankPlusDiagonal, Diagonal))
+    if (readable or max(m, n) <= densify_limit) and m * (n + 2 * m) <= DENSE_LIMIT:
+        return DenseProjection(graph)
+    return None
 
 
 def in_units(offset: Tensor, scale: Tensor) -> Tensor:

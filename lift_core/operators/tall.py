@@ -40,5 +40,5 @@ def _product(
 
 
 def columns_are_contiguous(block: Float64[Tensor, "n b"]) -> bool:
-    """Whether a block was given column by column, as ``rows.mT``: products that keep it so read and write whole lines."""
+    """Whether a block is ``rows.mT`` in memory: products that keep it so read and write without jumps."""
     return block.shape[1] > 1 and block.stride(0) == 1
