@@ -31,6 +31,16 @@ def chunks(length: int, device: torch.device, sizes: dict[str, int] = ENTRIES, *
     return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
+def pieces(*vectors: Tensor) -> Iterator[list[Tensor]]:
+    """The same entries of every vector or block, a chunk of the last axis after the other: views, to be written to.
+
+    >>> x = torch.arange(300_000.0)
+    >>> [len(piece) for piece, in pieces(x)]
+    [131072, 131072, 37856]
+    """
+    return ([vector[..., part] for vector in vectors] for part in _parts(vectors))
+
+
 def elementwise(formula: Callable[..., tuple[Tensor, ...]], *vectors: Tensor) -> tuple[Tensor, ...]:
     """``formula(*vectors)`` for a formula that treats every entry of the last axis alike, one chunk after the other."""
     length = vectors[0].shape[-1]

@@ -47,6 +47,13 @@ def with_matrix(lp: LinearProgram, matrix: LinearOperator) -> LinearProgram:
     return LinearProgram(c=lp.c, A=matrix, offset=lp.offset, **dict(zip(names, bounds, strict=True)))
 
 
+def with_slack(lp: LinearProgram, factor: float, *, cost: Tensor | None = None) -> LinearProgram:
+    rows = {"row_lower": factor * lp.row_lower, "row_upper": factor * lp.row_upper}
+    return LinearProgram(
+        c=lp.c if cost is None else cost, A=lp.A, col_lower=lp.col_lower, col_upper=lp.col_upper, **rows
+    )
+
+
 def make_hessian(kind: str, n: int, seed: int) -> LinearOperator:
     values = randn(n, seed=seed)
     if kind == "diagonal":

@@ -33,14 +33,7 @@ from lift_core.operators import (
 )
 from lift_core.testing import known_lp
 from lift_core.testing.families import dense_direction_lp, factored_direction_lp
-from tests.test_pdlp import direction_program, product_only, randn, with_matrix
-
-
-def with_slack(lp: LinearProgram, factor: float, *, cost: Tensor | None = None) -> LinearProgram:
-    rows = {"row_lower": factor * lp.row_lower, "row_upper": factor * lp.row_upper}
-    return LinearProgram(
-        c=lp.c if cost is None else cost, A=lp.A, col_lower=lp.col_lower, col_upper=lp.col_upper, **rows
-    )
+from tests.test_pdlp import direction_program, product_only, randn, with_matrix, with_slack
 
 
 @pytest.mark.parametrize("algorithm", ["halpern", "douglas_rachford"])

@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from backends import chunks, tall_factors
 from backends.certificates import certify
 from backends.kkt import KKTCheck, Residuals
-from backends.pdlp import PDLP, halpern
+from backends.pdlp import PDLP, factored_projection, halpern
 from backends.pdlp.batch import Batch, make_batch
+from backends.pdlp.douglas_rachford import DouglasRachford
 from backends.pdlp.factored_projection import FactoredProjection
 from backends.pdlp.feasibility import Feasibility
 from backends.pdlp.inexact import fit_inexact_projection
@@ -27,9 +29,10 @@ from backends.pdlp.units import fit_projection, make_projection
 from lift_core.lp import BackendAnswer, LinearProgram, LPStart, LPStatus, kkt_residuals, proves_infeasible, solve_lp
 from lift_core.operators import Dense, DirectionMatrix, GroupColumns, MatrixFree, Sparse
 from lift_core.testing import KnownLP, known_lp
+from lift_core.testing.families import factored_direction_lp
 from lift_core.testing.strategies import known_lps
 from tests.explicit_lp_cases import INFEASIBLE
-from tests.test_pdlp import direction_program, make_hessian, product_only, randn
+from tests.test_pdlp import direction_program, make_hessian, product_only, randn, with_slack
 
 LIMITS = Limits(rtol=1e-6, max_iterations=10_000, deadline=math.inf, check_interval=40)
 
@@ -61,8 +64,15 @@ def test_two_products_an_iteration() -> None:
 @pytest.mark.parametrize("rows", [None, torch.tensor([1, 4, 5, 17])])
 @pytest.mark.parametrize("kind", ["low rank", "diagonal"])
 @pytest.mark.parametrize("slack", [0.0, 0.3])
-def test_the_factored_projection_equals_the_dense_one(kind: str, rows: Tensor | None, slack: float) -> None:
-    n, p = 24, 3
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_the_factored_projection_equals_the_dense_one(
+    kind: str, rows: Tensor | None, slack: float, side_by_side: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n, p = 24, 5
+    if not side_by_side:
+        for module in (tall_factors, factored_projection):
+            monkeypatch.setattr(module, "SMALL_FACTORS", 0)
+    monkeypatch.setitem(chunks.ENTRIES, "cpu", 40)  # ten weights of two programs
     mixed = GroupColumns(randn(n), torch.arange(n) % p, num_groups=p)
     A = DirectionMatrix(mixed, make_hessian(kind, n, 6), rows)  # noqa: N806
     m = A.shape[0]
@@ -70,12 +80,40 @@ def test_the_factored_projection_equals_the_dense_one(kind: str, rows: Tensor | 
     graph = Graph(A, randn(n + p, 2), 0.5 + randn(n + p, 2).abs(), randn(m, 2), widths)
     factored, dense = make_projection(graph, densify_limit=0, accuracy=1e-9), DenseProjection(graph)
     assert isinstance(factored, FactoredProjection)
+    assert factored.factors.has_both == side_by_side
     point = randn(n + p + m, 2, seed=7)
     torch.testing.assert_close(factored.project(point), dense.project(point), rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(factored.multiplier(point), dense.multiplier(point), rtol=1e-6, atol=1e-8)
     assert float((point - factored.project(point)).norm()) > 0.1
     torch.testing.assert_close(factored.keep([1]).project(point[:, 1:]), factored.project(point)[:, 1:])
+    expected, itself = factored.project(point), point.mT.clone().mT
+    torch.testing.assert_close(factored.project(itself, out=itself), expected)
     torch.testing.assert_close(dense.keep([1]).project(point[:, 1:]), dense.project(point)[:, 1:])
+
+
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize("programs", [1, 3])
+def test_sweeps_are_iterations_in_one_pass(centred: bool, programs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(chunks.ENTRIES, "cpu", 50)
+    lp = factored_direction_lp(60, rank=4, num_hyper=2)
+    lps = [with_slack(lp, 10.0**-power) for power in range(programs)]
+    batch = make_batch(lps)
+    batch = batch if centred else batch._replace(row_upper=2 * batch.row_upper, col_lower=0.1 * batch.col_lower)
+    found: list[DouglasRachford] = []
+    for sweeps in (True, False):
+        projection = fit_projection(batch, densify_limit=0, accuracy=1e-9)
+        assert isinstance(projection, FactoredProjection) and projection.can_sweep
+        assert (projection.offset is None) == centred
+        projection.can_sweep = sweeps
+        method = DouglasRachford(batch, projection, [None] * programs)
+        method.advance(25)
+        method.map()
+        found.append(method)
+    swept, plain = found
+    assert swept.iterations == plain.iterations == 26
+    assert swept.epoch == plain.epoch
+    for name in ("z", "projected", "first_error"):
+        torch.testing.assert_close(getattr(swept, name), getattr(plain, name), rtol=1e-9, atol=1e-10)
 
 
 @pytest.mark.parametrize("rows", [None, torch.arange(3, 40)])

@@ -197,9 +197,18 @@ class StructuredSystem(NewtonSystem):
         return vector if self._rows is None else vector[self._rows]
 
 
-def invert_blocks(D: Tensor, theta: Tensor, theta_rows: Tensor, has_row: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: N803
-    """Entries of the inverses of the blocks; Θ itself where a weight has no row."""
+def invert_blocks(
+    D: Tensor,  # noqa: N803
+    theta: Tensor,
+    theta_rows: Tensor,
+    has_row: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Entries of the inverses of the blocks; Θ itself where a weight has no row; None: all have one."""
     E = D.square() * theta + theta_rows  # noqa: N806
+    if has_row is None:
+        second = E.reciprocal_()
+        share = theta * second
+        return theta_rows * share, D * share, second
     return torch.lerp(E, theta_rows, has_row) * theta / E, has_row * D * theta / E, has_row / E
 
 

@@ -15,18 +15,19 @@ Reference: Lions & Mercier (1979); anchoring and restarts as in arXiv 2407.16144
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from backends.certificates import certify
-from backends.chunks import chunks
+from backends.chunks import pieces
 from backends.kkt import Incumbent, KKTCheck, Residuals
 from backends.memory import most_to_polish
 from backends.pdlp.batch import Batch, below, columns_of, product, transposed_product
 from backends.pdlp.factored_equations import equations_of_factors
+from backends.pdlp.factored_projection import FactoredProjection
 from backends.pdlp.interior import interior_pairs
 from backends.pdlp.iteration import AnchoredIteration, Callback, drive
 from backends.pdlp.limits import Limits
@@ -34,6 +35,7 @@ from backends.pdlp.polish import Attempt, Polish, run
 from backends.pdlp.projection import Projection
 from backends.pdlp.proximal import Point
 from backends.pdlp.restarts import PrimalWeight
+from backends.pdlp.sweeps import Splitting, sweep
 from backends.pdlp.units import in_units
 from lift_core.lp import BackendAnswer, LPStart, LPStatus
 
@@ -164,9 +166,8 @@ class DouglasRachford(AnchoredIteration):
 
     def map(self) -> None:
         """``w1`` and ``w2`` of z."""
-        for z, shift, lower, upper, w, reflected in self._chunks(
-            self.z, self._shift, self.lower, self.upper, self._w, self.reflected
-        ):
+        blocks = self.z, self._shift, self.lower, self.upper, self._w, self.reflected
+        for z, shift, lower, upper, w, reflected in pieces(*(block.mT for block in blocks)):
             torch.sub(z, shift, out=w).clamp_(lower, upper)
             torch.lerp(z, w, 2.0, out=reflected)
         self.projection.project(self.reflected, out=self.projected)
@@ -175,6 +176,19 @@ class DouglasRachford(AnchoredIteration):
             self._any_fresh = False
         self.iterations += 1
 
+    def advance(self, count: int) -> None:
+        """All but the first iteration of an epoch in one pass over the factors each, where the projection has some."""
+        projection = self.projection
+        if self._any_fresh and count > 0:
+            super().advance(1)
+            count -= 1
+        if not (isinstance(projection, FactoredProjection) and projection.can_sweep):
+            return super().advance(count)
+        splitting = Splitting(self.lower, self.upper, self._shift, self.anchor)
+        sweep(projection, splitting, self.z, self.shares(count))
+        self.iterations += count
+        return None
+
     @property
     def move(self) -> Float64[Tensor, "n+m b"]:
         """``T(z) - z = w2 - w1``."""
@@ -182,14 +196,10 @@ class DouglasRachford(AnchoredIteration):
 
     def average(self, share: float | Tensor) -> None:
         share = share[:, None] if isinstance(share, Tensor) else share
-        for anchor, z, projected, w in self._chunks(self.anchor, self.z, self.projected, self._w):
+        blocks = self.anchor, self.z, self.projected, self._w
+        for anchor, z, projected, w in pieces(*(block.mT for block in blocks)):
             z.add_(projected - w, alpha=2.0)
             torch.lerp(anchor, z, share, out=z)
-
-    def _chunks(self, *blocks: Float64[Tensor, "n+m b"]) -> Iterator[list[Tensor]]:
-        """The same entries of every block, transposed."""
-        for part in chunks(len(self.z), self.z.device, vectors=self.batch.size):
-            yield [block.mT[:, part] for block in blocks]
 
     def check(self) -> list[Residuals]:
         """Residuals of the feasible point and the multiplier at hand, and what the restart needs, in one transfer."""

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from backends.chunks import GRAM_ROWS, chunks, elementwise
+from backends.chunks import GRAM_ROWS, chunks
 from backends.factors import factors, has_factors
 from backends.interior_point.structured import invert_blocks
 from backends.pdlp.equations import Equations
@@ -44,7 +44,7 @@ class FactoredEquations(Equations):
         self._signed_root = self._root * torch.where(core < 0, -1.0, 1.0).to(core)
         self._tall, self._kept_rows = TallFactors(self._V, A.mixed), A.rows
         self._J, self._num_hyper = self._tall.J, A.num_hyper
-        self._has_row = self._spread(self._D.new_ones(1, A.shape[0]), 0.0)[0]
+        self._has_row = None if A.rows is None else self._spread(self._D.new_ones(1, A.shape[0]), 0.0)[0]
         self._last: _Sums | None = None
 
     def keep(self, rows: list[int]) -> None:
@@ -59,9 +59,8 @@ class FactoredEquations(Equations):
     ) -> tuple[Tensor, Tensor]:
         p, size, right = self._num_hyper, len(right), self._spread(right, 0.0)
         marks = _Marks(inside_x[:, p:], self._spread(inside_s, False), tau.clone(), sigma.clone())
-        weights = elementwise(lambda *vectors: marks.invert(*vectors), self._D, self._has_row, *marks[:2])
         scale = torch.cat([tau.new_ones(size, len(self._root)), (tau * inside_x[:, :p]).sqrt()], dim=1)
-        eliminated, pulled = self._pull_right(weights, right)
+        weights, eliminated, pulled = self._eliminate(marks, right)
         system = self._system(self._update(marks, weights), scale)
         wide = torch.cat([self._signed_root.expand(size, -1), torch.ones_like(pulled)], dim=1) * scale
         rhs = -torch.cat([self._root * eliminated[:size], wide * torch.cat([eliminated[size:], pulled], dim=1)], dim=1)
@@ -71,15 +70,18 @@ class FactoredEquations(Equations):
         found = found[:, :, 0].masked_fill_((failed != 0)[:, None], torch.nan)
         return self._push(found, scale, weights, right)
 
-    def _pull_right(self, weights: tuple[Tensor, ...], right: Tensor) -> tuple[Tensor, Tensor]:
-        """``[d y] V`` and ``y J`` of the solutions of all blocks by themselves."""
-        _, mixed, second = weights
-        y, inner = torch.empty_like(right), self._V.new_zeros(len(self._root), 2 * len(right))
+    def _eliminate(self, marks: _Marks, right: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """The inverses of all blocks, and ``[d y] V`` and ``y J`` of what they are solved by alone."""
+        weights, y = [torch.empty_like(right) for _ in range(3)], torch.empty_like(right)
+        inner = self._V.new_zeros(len(self._root), 2 * len(right))
         for part in chunks(len(self._D), right.device, vectors=2 * len(right)):
-            torch.mul(second[:, part], right[:, part], out=y[:, part])
-            both = torch.cat([mixed[:, part] * right[:, part], y[:, part]])
-            inner += pull(self._V[part], both.mT)
-        return inner.mT, self._J.rmatmat(y.mT).mT
+            inverse = self._invert(marks, part)
+            for block, entries in zip(weights, inverse, strict=True):
+                block[:, part] = entries
+            _, mixed, second = inverse
+            torch.mul(second, right[:, part], out=y[:, part])
+            inner += pull(self._V[part], torch.cat([mixed.mul_(right[:, part]), y[:, part]]).mT)
+        return tuple(weights), inner.mT, self._J.rmatmat(y.mT).mT
 
     def _push(self, found: Tensor, scale: Tensor, weights: tuple[Tensor, ...], right: Tensor) -> tuple[Tensor, Tensor]:
         """y, and ``Aᵀ y``, which (t, z, h) give without another pass over V."""
@@ -112,7 +114,7 @@ class FactoredEquations(Equations):
     def _update(self, marks: _Marks, weights: tuple[Tensor, ...]) -> Float64[Tensor, "b k+p 3k+p"]:
         """The sums of every program: brought up to date, or added up where that is not worth it, or not accurate."""
         last = self._last
-        largest = torch.stack([entries.abs().amax(1) for entries in weights], dim=1)
+        largest = torch.stack([torch.linalg.vector_norm(entries, torch.inf, dim=1) for entries in weights], dim=1)
         follows, changed = [False] * len(largest), torch.zeros_like(marks.inside_x)
         if last is not None:
             changed = (marks.inside_x ^ last.marks.inside_x) | (marks.inside_s ^ last.marks.inside_s)
@@ -135,8 +137,13 @@ class FactoredEquations(Equations):
         """Replace the terms of the weights that changed."""
         for some in chunks(len(changed), changed.device, GRAM_ROWS):
             part = changed[some]
-            old = before.invert(self._D[part], self._has_row[part], before.inside_x[:, part], before.inside_s[:, part])
+            old = self._invert(before, part)
             self._tall.add(sums, part, [new[part] - gone[0] for new, gone in zip(weights, old, strict=True)])
+
+    def _invert(self, marks: _Marks, part: slice | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of the blocks of some weights."""
+        theta, theta_rows = marks.tau * marks.inside_x[:, part], marks.tau * marks.inside_s[:, part] + 1 / marks.sigma
+        return invert_blocks(self._D[part], theta, theta_rows, None if self._has_row is None else self._has_row[part])
 
     def _spread(self, rows: Tensor, fill: float) -> Float64[Tensor, "b n"]:
         """From the kept rows to all."""
@@ -160,10 +167,6 @@ class _Marks(NamedTuple):
     @property
     def steps(self) -> Float64[Tensor, "b 2"]:
         return torch.cat([self.tau, self.sigma], dim=1)
-
-    def invert(self, D: Tensor, has_row: Tensor, inside_x: Tensor, inside_s: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # noqa: N803
-        """`invert_blocks` of some weights."""
-        return invert_blocks(D, self.tau * inside_x, self.tau * inside_s + 1 / self.sigma, has_row)
 
     def rows(self, rows: list[int]) -> _Marks:
         return _Marks(*(block[rows] for block in self))

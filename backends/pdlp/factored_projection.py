@@ -38,6 +38,14 @@ class FactoredProjection(Projection):
 
     Inside, the vectors of a program are rows of blocks.
 
+    Attributes:
+        factors: ``[V' J]``.
+        delta, zeta, r: of the rotation.
+        reach: ``zeta scale_x``.
+        scale_h: the hyperparameters' part of ``scale_x``.
+        can_sweep: whether a pass over the factors can project a point and rotate the next, see `backends.pdlp.sweeps`.
+        offset: what the centres of the boxes add; None where all of them are 0.
+
     Raises:
         torch.linalg.LinAlgError: if that matrix is singular to rounding, as with hyperparameters of equal effect and
             boxes that are wide against H.
@@ -46,12 +54,13 @@ class FactoredProjection(Projection):
     def __init__(self, graph: Graph, matrix: DirectionMatrix, factors: SignedFactors, accuracy: float) -> None:
         self.graph, self._matrix, self._signs = graph, matrix, factors.signs
         p, (n, k) = matrix.num_hyper, factors.V.shape
-        self._factors = TallFactors(factors.V, matrix.mixed, limit=n * (k + p) if 2 * p <= k else SMALL_FACTORS)
-        self._scale_h, self._scale = graph.scale_x.mT[:, :p].contiguous(), graph.scale_x.mT[:, p:]
+        self.factors = TallFactors(factors.V, matrix.mixed, limit=n * (k + p) if 2 * p <= k else SMALL_FACTORS)
+        self.scale_h, self._scale = graph.scale_x.mT[:, :p].contiguous(), graph.scale_x.mT[:, p:]
         self._rotate_rows(factors)
         self._small = self._small_system()
-        self._refinements, self._offset = 0, self._offsets(factors.diagonal)
+        self._refinements, self.offset = 0, self._offsets(factors.diagonal)
         self._refinements = self._needed_refinements(accuracy)
+        self.can_sweep = self.factors.has_both and matrix.rows is None and not self._refinements
 
     def _rotate_rows(self, factors: SignedFactors) -> None:
         """Set delta, zeta and r; rows that depend on others get a little slack."""
@@ -63,22 +72,20 @@ class FactoredProjection(Projection):
         slack = torch.where(pivot <= RIDGE**2 * size, slack + RIDGE * size + _TINY, slack)
         has_row = self._spread(torch.ones_like(self.graph.scale_s.mT), 0.0)
         pivot = torch.where(has_row > 0, square * d.square() + slack, 1.0)
-        self._r = has_row * pivot.rsqrt()
-        self._delta = d * self._scale * self._r
-        self._zeta = torch.where(has_row > 0, slack.sqrt() * self._r, 1.0)
-        self._reach = self._zeta * self._scale
-        self._work = self._r.new_empty(3 * len(self._r), self._r.shape[1])
+        self.r = has_row * pivot.rsqrt()
+        self.delta = d * self._scale * self.r
+        self.zeta = torch.where(has_row > 0, slack.sqrt() * self.r, 1.0)
+        self.reach = self.zeta * self._scale
+        self.work = self.r.new_empty(3 * len(self.r), self.r.shape[1])
 
     def _mixed_size(self) -> Float64[Tensor, "b 1"]:
         """The largest square of a row of J, in units."""
-        return torch.stack([self._factors.J.matmat(torch.diag(s)).square().sum(1).amax() for s in self._scale_h])[
-            :, None
-        ]
+        return torch.stack([self.factors.J.matmat(torch.diag(s)).square().sum(1).amax() for s in self.scale_h])[:, None]
 
     def _small_system(self) -> tuple[Tensor, Tensor]:
         """LU factors and pivots of the matrix of ``(alpha, beta, h / scale_h)``, program by program."""
-        tall, signs, scale = self._factors, torch.diag(self._signs), self._scale_h
-        weights = self._reach.square(), self._delta * self._scale * self._r, self._r.square()
+        tall, signs, scale = self.factors, torch.diag(self._signs), self.scale_h
+        weights = self.reach.square(), self.delta * self._scale * self.r, self.r.square()
         sums = torch.stack([tall.grams([block[row] for block in weights]) for row in range(len(scale))])
         of_a, of_b, of_f = tall.split(sums)
         k = len(signs)
@@ -93,23 +100,22 @@ class FactoredProjection(Projection):
         return factors, pivots
 
     def _offsets(self, d: Float64[Tensor, " n"]) -> _Offsets | None:
-        """What the centres of the boxes add; None where all of them are 0."""
         graph, p = self.graph, self._matrix.num_hyper
         if not (graph.center_x.any() or graph.center_s.any()):
             return None
         h, x = graph.center_x.mT.split([p, len(d)], dim=1)
-        row = self._r * (d * x - self._spread(graph.center_s.mT, 0.0) + self._factors.J.matmat(h.mT).mT)
-        return _Offsets(row, *self._pull(x - self._delta * self._scale * row, self._r * row))
+        row = self.r * (d * x - self._spread(graph.center_s.mT, 0.0) + self.factors.J.matmat(h.mT).mT)
+        return _Offsets(row, *self._pull(x - self.delta * self._scale * row, self.r * row))
 
     def keep(self, columns: list[int]) -> FactoredProjection:
         kept = copy.copy(self)
         kept.graph = self.graph.keep(columns)
-        for name in ("_scale_h", "_scale", "_r", "_delta", "_zeta", "_reach"):
+        for name in ("scale_h", "_scale", "r", "delta", "zeta", "reach"):
             setattr(kept, name, getattr(self, name)[columns])
-        kept._work = self._work[: 3 * len(columns)]
+        kept.work = self.work[: 3 * len(columns)]
         factors, pivots = self._small
         kept._small = factors[columns], pivots[columns]
-        kept._offset = None if self._offset is None else _Offsets(*(block[columns] for block in self._offset))
+        kept.offset = None if self.offset is None else _Offsets(*(block[columns] for block in self.offset))
         return kept
 
     def project(self, point: Tensor, out: Tensor | None = None) -> Tensor:
@@ -127,28 +133,28 @@ class FactoredProjection(Projection):
 
     def solve(self, right: Float64[Tensor, "m b"]) -> Float64[Tensor, "m b"]:
         """``(M M^T)^-1 right``: the multiplier of 0 where ``b = -right``; without refinement."""
-        e = self._r * self._spread(right.mT, 0.0)
-        pulled = self._pull(-self._delta * self._scale * e, self._r * e)
-        pushed = self._solve_small(*pulled, torch.zeros_like(self._scale_h))
+        e = self.r * self._spread(right.mT, 0.0)
+        pulled = self._pull(-self.delta * self._scale * e, self.r * e)
+        pushed = self.solve_small(*pulled, torch.zeros_like(self.scale_h))
         return self._multiply(e, pushed)
 
     def _project_once(self, point: Float64[Tensor, "n+m b"], out: Tensor | None = None) -> Float64[Tensor, "n+m b"]:
         """``out`` may be ``point``."""
-        p, n = self._scale_h.shape[1], self._scale.shape[1]
+        p, n = self.scale_h.shape[1], self._scale.shape[1]
         hyper, u, v = self._parts(point)
         a, pulled = self._rotated(u, v)
-        pushed = self._solve_small(*pulled, hyper)
+        pushed = self.solve_small(*pulled, hyper)
         projected = torch.empty_like(point.mT) if out is None else out.mT
         projected[:, :p], u, v = pushed.hyper, projected[:, p : p + n], projected[:, p + n :]
         kept = self._matrix.rows
         v = v if kept is None else torch.empty_like(a)
-        for part in self._chunks():
-            delta, zeta = self._delta[:, part], self._zeta[:, part]
-            g, b = self._push(pushed, part)
-            a_new = torch.addcmul(a[:, part], self._reach[:, part], b, value=-1)
-            e_new = g.mul_(self._r[:, part])  # with the other sign
-            if self._offset is not None:
-                e_new += self._offset.row[:, part]
+        for part in self.parts():
+            delta, zeta = self.delta[:, part], self.zeta[:, part]
+            g, b = self.push(pushed, part)
+            a_new = torch.addcmul(a[:, part], self.reach[:, part], b, value=-1)
+            e_new = g.mul_(self.r[:, part])  # with the other sign
+            if self.offset is not None:
+                e_new += self.offset.row[:, part]
             torch.mul(zeta, a_new, out=u[:, part]).addcmul_(delta, e_new, value=-1)
             torch.mul(delta, a_new, out=v[:, part]).addcmul_(zeta, e_new)
         if kept is not None:
@@ -157,69 +163,72 @@ class FactoredProjection(Projection):
 
     def _multiplier_once(self, point: Tensor) -> Float64[Tensor, "m b"]:
         hyper, u, v = self._parts(point)
-        e = torch.addcmul(self._delta * u, self._zeta, v, value=-1)
-        pushed = self._solve_small(*self._rotated(u, v)[1], hyper)
-        return self._multiply(e if self._offset is None else e + self._offset.row, pushed)
+        e = torch.addcmul(self.delta * u, self.zeta, v, value=-1)
+        pushed = self.solve_small(*self._rotated(u, v)[1], hyper)
+        return self._multiply(e if self.offset is None else e + self.offset.row, pushed)
 
-    def _multiply(self, e: Float64[Tensor, "b n"], pushed: _Pushed) -> Float64[Tensor, "m b"]:
+    def _multiply(self, e: Float64[Tensor, "b n"], pushed: Pushed) -> Float64[Tensor, "m b"]:
         """``r (e - e+ - delta scale_x V' beta)`` in the rows that are kept."""
         t = torch.empty_like(e)
-        for part in self._chunks():
-            g, b = self._push(pushed, part)
-            moved = torch.addcmul(e[:, part], self._r[:, part], g)
-            moved.addcmul_(self._delta[:, part] * self._scale[:, part], b, value=-1)
-            torch.mul(self._r[:, part], moved, out=t[:, part])
+        for part in self.parts():
+            g, b = self.push(pushed, part)
+            moved = torch.addcmul(e[:, part], self.r[:, part], g)
+            moved.addcmul_(self.delta[:, part] * self._scale[:, part], b, value=-1)
+            torch.mul(self.r[:, part], moved, out=t[:, part])
         return (t if self._matrix.rows is None else t[:, self._matrix.rows]).mT
 
     def _parts(self, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """h, u and v, the latter for all rows."""
         n = self._scale.shape[1]
-        hyper, u, v = point.mT.split([self._scale_h.shape[1], n, point.shape[0] - self._scale_h.shape[1] - n], dim=1)
+        hyper, u, v = point.mT.split([self.scale_h.shape[1], n, point.shape[0] - self.scale_h.shape[1] - n], dim=1)
         return hyper, u, self._spread(v, 0.0)
 
     def _rotated(self, u: Tensor, v: Tensor) -> tuple[Float64[Tensor, "b n"], tuple[Tensor, Tensor]]:
         """a, and what is pulled: of the x that belongs to it, and of ``r e``."""
-        a, both = self._work[: len(u)], self._work[len(u) :]
+        a, both = self.work[: len(u)], self.work[len(u) :]
         x, t = both.split(len(u))
-        inner = both.new_zeros(len(both), self._factors.shape[1])
-        for part in self._chunks():
-            delta, zeta, some_u, some_v = self._delta[:, part], self._zeta[:, part], u[:, part], v[:, part]
+        inner = both.new_zeros(len(both), self.factors.shape[1])
+        for part in self.parts():
+            delta, zeta, some_u, some_v = self.delta[:, part], self.zeta[:, part], u[:, part], v[:, part]
             torch.mul(zeta, some_u, out=a[:, part]).addcmul_(delta, some_v)
-            torch.mul(self._reach[:, part], a[:, part], out=x[:, part])
-            torch.mul(delta, some_u, out=t[:, part]).addcmul_(zeta, some_v, value=-1).mul_(self._r[:, part])
-            inner += self._factors.pull(part, both[:, part])
-        of_x, of_t = self._completed(inner, t)
-        return a, (of_x, of_t) if self._offset is None else (of_x + self._offset.x, of_t + self._offset.t)
+            torch.mul(self.reach[:, part], a[:, part], out=x[:, part])
+            torch.mul(delta, some_u, out=t[:, part]).addcmul_(zeta, some_v, value=-1).mul_(self.r[:, part])
+            inner += self.factors.pull(part, both[:, part])
+        return a, self.completed(inner, t)
 
     def _pull(self, x: Float64[Tensor, "b n"], t: Float64[Tensor, "b n"]) -> tuple[Tensor, Tensor]:
         """``x V'`` and ``t [V' J]``."""
-        both = torch.cat([x, t])
-        return self._completed(self._factors.pull(slice(None), both), t)
+        return self._split(self.factors.pull(slice(None), torch.cat([x, t])), t)
 
-    def _completed(self, inner: Tensor, t: Tensor) -> tuple[Float64[Tensor, "b k"], Float64[Tensor, "b k+p"]]:
+    def completed(self, inner: Float64[Tensor, "2b k_or_k+p"], t: Float64[Tensor, "b n"]) -> tuple[Tensor, Tensor]:
+        """``x V'`` and ``t [V' J]`` of what is pulled of (x, t), and of the centres."""
+        of_x, of_t = self._split(inner, t)
+        return (of_x, of_t) if self.offset is None else (of_x + self.offset.x, of_t + self.offset.t)
+
+    def _split(self, inner: Tensor, t: Tensor) -> tuple[Float64[Tensor, "b k"], Float64[Tensor, "b k+p"]]:
         of_x, of_t = inner.split(len(t))
-        if not self._factors.has_both:
-            of_t = torch.cat([of_t, self._factors.J.rmatmat(t.mT).mT], dim=1)
+        if not self.factors.has_both:
+            of_t = torch.cat([of_t, self.factors.J.rmatmat(t.mT).mT], dim=1)
         return of_x[:, : len(self._signs)], of_t
 
-    def _solve_small(self, of_x: Tensor, of_t: Tensor, hyper: Float64[Tensor, "b p"]) -> _Pushed:
-        k, scale = len(self._signs), self._scale_h
+    def solve_small(self, of_x: Tensor, of_t: Tensor, hyper: Float64[Tensor, "b p"]) -> Pushed:
+        k, scale = len(self._signs), self.scale_h
         right = torch.cat([of_x, of_t[:, :k], hyper - scale * of_t[:, k:]], dim=1)
         found = torch.linalg.lu_solve(*self._small, right[:, :, None])[:, :, 0]
         alpha, beta, hyper = found.split([k, k, scale.shape[1]], dim=1)
-        if self._factors.has_both:
+        if self.factors.has_both:
             alpha, beta = torch.cat([alpha, scale * hyper], dim=1), torch.cat([beta, torch.zeros_like(hyper)], dim=1)
-            return _Pushed(torch.cat([alpha, beta]), None, hyper)
-        return _Pushed(torch.cat([alpha, beta]), self._factors.J.matmat((scale * hyper).mT).mT, hyper)
+            return Pushed(torch.cat([alpha, beta]), None, hyper)
+        return Pushed(torch.cat([alpha, beta]), self.factors.J.matmat((scale * hyper).mT).mT, hyper)
 
-    def _push(self, pushed: _Pushed, part: slice) -> tuple[Tensor, Tensor]:
+    def push(self, pushed: Pushed, part: slice) -> tuple[Tensor, Tensor]:
         """``J h+ + V' alpha`` without the centre of h, and ``V' beta``."""
-        g, b = self._factors.push(pushed.coefficients, part).split(len(pushed.hyper))
+        g, b = self.factors.push(pushed.coefficients, part).split(len(pushed.hyper))
         return g if pushed.moved is None else g.add_(pushed.moved[:, part]), b
 
-    def _chunks(self) -> Iterator[slice]:
+    def parts(self) -> Iterator[slice]:
         programs, n = self._scale.shape
-        return chunks(n, self._r.device, vectors=2 * programs)
+        return chunks(n, self.r.device, vectors=2 * programs)
 
     def _spread(self, rows: Float64[Tensor, "b m"], fill: float) -> Float64[Tensor, "b n"]:
         """From the kept rows to all."""
@@ -232,9 +241,7 @@ class FactoredProjection(Projection):
         """Refinement steps that bring ``||M w - b||`` below ``accuracy`` times its value at a random point."""
         graph = self.graph
         shape = graph.scale_x.shape[1], len(graph.scale_x) + len(graph.scale_s)
-        point = (
-            torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(self._r.device).mT
-        )
+        point = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(self.r.device).mT
         before, after = self._residual(point).norm(dim=0), self._residual(self.project(point)).norm(dim=0)
         return int(bool((after > accuracy * before).any()))
 
@@ -254,7 +261,7 @@ class _Offsets(NamedTuple):
     t: Float64[Tensor, "b k+p"]
 
 
-class _Pushed(NamedTuple):
+class Pushed(NamedTuple):
     """``(alpha, beta)``, with J side by side with V also of h and 0; ``J h`` otherwise; and h in its units."""
 
     coefficients: Float64[Tensor, "2b k_or_k+p"]

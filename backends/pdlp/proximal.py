@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from backends.chunks import elementwise, reduced
+from backends.chunks import pieces, reduced
 from backends.pdlp.batch import Batch
 from backends.pdlp.equations import Equations
 
@@ -115,7 +115,7 @@ class ProximalPoints:
         inside_x = (at.x > steps.col_lower) & (at.x < steps.col_upper)
         inside_s = (at.s > steps.row_lower) & (at.s < steps.row_upper)
         direction, pulled = equations.solve(inside_x, inside_s, steps.tau, steps.sigma, -at.off)
-        usable = torch.isfinite(direction).all(dim=1, keepdim=True) & torch.isfinite(pulled).all(dim=1, keepdim=True)
+        usable = torch.isfinite(direction.sum(dim=1, keepdim=True) + pulled.sum(dim=1, keepdim=True))
         solved: list[bool] = usable[:, 0].tolist()
         if not all(solved):
             direction, pulled = torch.where(usable, direction, 0.0), torch.where(usable, pulled, 0.0)
@@ -154,17 +154,17 @@ class ProximalPoints:
 
 
 def _evaluate(steps: Steps, equations: Equations, y: Tensor, pulled: Tensor) -> At:
-    def of_columns(x: Tensor, c: Tensor, pulled: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        moved = torch.addcmul(x, steps.tau, pulled - c)
-        return moved, moved.clamp(lower, upper)
-
-    def of_rows(s: Tensor, y0: Tensor, y: Tensor, activity: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, ...]:
-        moved = torch.addcmul(s, steps.tau, y, value=-1)
-        return moved, ((y - y0).div_(steps.sigma)).add_(activity).sub_(moved.clamp(lower, upper))
-
-    x, projected = elementwise(of_columns, steps.x, steps.c, pulled, steps.col_lower, steps.col_upper)
+    x, projected, s, off = (torch.empty_like(block) for block in (pulled, pulled, y, y))
+    columns = steps.x, steps.c, pulled, steps.col_lower, steps.col_upper, x, projected
+    for x0, c, some_pulled, lower, upper, moved, inside in pieces(*columns):
+        torch.sub(some_pulled, c, out=inside)
+        torch.addcmul(x0, steps.tau, inside, out=moved)
+        torch.clamp(moved, lower, upper, out=inside)
     activity = equations.activity(projected)
-    s, off = elementwise(of_rows, steps.s, steps.y, y, activity, steps.row_lower, steps.row_upper)
+    rows = steps.s, steps.y, y, activity, steps.row_lower, steps.row_upper, s, off
+    for s0, y0, some_y, of_x, lower, upper, moved, left in pieces(*rows):
+        torch.addcmul(s0, steps.tau, some_y, value=-1, out=moved)
+        torch.sub(some_y, y0, out=left).div_(steps.sigma).add_(of_x).sub_(moved.clamp(lower, upper))
     return At(y, pulled, x, s, activity, off)
 
 
