@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from jaxtyping import Float64
 from torch import Tensor
 
@@ -35,6 +37,25 @@ def is_zero(hessian: LinearOperator) -> bool:
         diagonal, _, core = factors(hessian)
         return not diagonal.any() and not core.any()
     return False
+
+
+class SignedFactors(NamedTuple):
+    """``H = diag(diagonal) + V diag(signs) V^T``; the strengths of the core are in V, and its zeros are gone."""
+
+    diagonal: Float64[Tensor, " n"]
+    V: Float64[Tensor, "n k"]
+    signs: Float64[Tensor, " k"]
+
+
+def signed_factors(hessian: LinearOperator) -> SignedFactors:
+    """`factors` with cores of ±1.
+
+    Raises:
+        ValueError: if the Hessian is not given by factors.
+    """
+    diagonal, V, core = factors(hessian)  # noqa: N806
+    used = core != 0
+    return SignedFactors(diagonal, V[:, used] * core[used].abs().sqrt(), core[used].sign())
 
 
 def factors(

@@ -25,8 +25,8 @@ SYSTEM_MATRICES = 14
 """Of its systems' size, those among them that allocators have not yet given back: up to 13 were seen."""
 PDLP_VECTORS = 56
 """Of the weights' length in Douglas-Rachford splitting, per program."""
-POLISH_VECTORS = 70
-"""More of them while a program is polished."""
+POLISH_VECTORS = 56
+"""More of them for each program that is polished."""
 
 
 def direction_lp_bytes(num_weights: int, rank: int, num_hyper: int) -> int:
@@ -67,9 +67,9 @@ def dual_newton_bytes(
 def pdlp_bytes(num_weights: int, rank: int, num_hyper: int, *, programs: int = 1) -> int:
     """Working bytes of `PDLP` on direction LPs that share factored curvature, without the programs themselves.
 
-    The factors are scaled for the projection, and once more while that is prepared.
+    For the projection the factors are scaled, beside the mixed partial, and once more while that is prepared.
     """
-    vectors = (PDLP_VECTORS * programs + POLISH_VECTORS + 2 * rank) * num_weights
+    vectors = ((PDLP_VECTORS + POLISH_VECTORS) * programs + 2 * rank + num_hyper) * num_weights
     return _NUMBER * (vectors + 6 * programs * (2 * rank + num_hyper) ** 2)
 
 

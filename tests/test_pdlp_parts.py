@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from backends import chunks, tall_factors
+from backends import chunks
 from backends.certificates import certify
 from backends.kkt import KKTCheck, Residuals
-from backends.pdlp import PDLP, factored_projection, halpern
+from backends.pdlp import PDLP, halpern, tall_factors
 from backends.pdlp.batch import Batch, make_batch
 from backends.pdlp.douglas_rachford import DouglasRachford
 from backends.pdlp.factored_projection import FactoredProjection
@@ -70,8 +70,7 @@ def test_the_factored_projection_equals_the_dense_one(
 ) -> None:
     n, p = 24, 5
     if not side_by_side:
-        for module in (tall_factors, factored_projection):
-            monkeypatch.setattr(module, "SMALL_FACTORS", 0)
+        monkeypatch.setattr(tall_factors, "SMALL_FACTORS", 0)
     monkeypatch.setitem(chunks.ENTRIES, "cpu", 40)  # ten weights of two programs
     mixed = GroupColumns(randn(n), torch.arange(n) % p, num_groups=p)
     A = DirectionMatrix(mixed, make_hessian(kind, n, 6), rows)  # noqa: N806

@@ -28,12 +28,11 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from backends.chunks import ROWS, chunks, elementwise
+from backends.chunks import GRAM_ROWS, ROWS, SMALL_FACTORS, chunks, elementwise
 from backends.factors import factors
 from backends.interior_point.system import NewtonSystem, factorize_lu, solve_lu
-from backends.tall_factors import TallFactors
 from lift_core.lp import LinearProgram
-from lift_core.operators import DirectionMatrix, LowRankPlusDiagonal, pull
+from lift_core.operators import Dense, DirectionMatrix, GroupColumns, LowRankPlusDiagonal, pull
 
 LARGEST_CORE = 2_000
 """Up to this size the core grows where accuracy asks for it."""
@@ -58,8 +57,10 @@ class StructuredSystem(NewtonSystem):
         super().__init__(A)
         self.D, self.V, self.C = factors(A.hessian)
         self.num_hyper, self.rank = A.num_hyper, len(self.C)
-        self._tall = TallFactors(self.V, A.mixed)
-        self.J = self._tall.J
+        small = len(self.D) * (self.rank + self.num_hyper) <= SMALL_FACTORS
+        sparse = isinstance(A.mixed, GroupColumns) and not small
+        self.J = A.mixed if sparse or isinstance(A.mixed, Dense) else Dense(A.mixed.to_dense())
+        self._both = torch.cat([self.V, self.J.to_dense()], dim=1) if small else None
         self._root = self.C.abs().sqrt()
         self._signed_root = self._root * torch.where(self.C < 0, -1.0, 1.0).to(self.C)
         self._rows = A.rows
@@ -173,7 +174,7 @@ class StructuredSystem(NewtonSystem):
         core = D.new_zeros(c + len(extreme), c + len(extreme))
         root = self._root
         wide = torch.cat([self._signed_root, torch.ones_like(theta_hyper)]) * scale
-        by_first, by_mixed, by_second = self._tall.split(self._tall.grams(self._inverse))
+        by_first, by_mixed, by_second = self._grams()
         core[:a, :a] = root[:, None] * by_first * root
         core[:a, a:b] = -root[:, None] * by_mixed * wide
         core[:a, a:b].diagonal().sub_(1.0)
@@ -185,6 +186,25 @@ class StructuredSystem(NewtonSystem):
         core[b:c, c:] = torch.diag(scale_d * D * has_row)
         core[c:, c:] = torch.diag(theta_rows)
         return core.triu() + core.triu(1).T
+
+    def _grams(self) -> tuple[Tensor, Tensor, Tensor]:
+        """``Vᵀ diag(first) V``, ``Vᵀ diag(mixed) [V J]`` and ``[V J]ᵀ diag(second) [V J]``."""
+        k, both = self.rank, self.rank + self.num_hyper
+        together = self.V.new_zeros(both, both + 2 * k)
+        for part in chunks(len(self.D), self.D.device, GRAM_ROWS):
+            self._add_up(together, part, [entries[part] for entries in self._inverse])
+        by_first, by_mixed, by_second = together.split([k, k, both], dim=1)
+        return by_first[:k], by_mixed.T, by_second
+
+    def _add_up(self, together: Float64[Tensor, "k+p 3k+p"], part: slice, weights: list[Tensor]) -> None:
+        """Add some rows: one product ``[V J]ᵀ [first V  mixed V  second [V J]]``, whose factors stay in the cache."""
+        V = self.V[part]  # noqa: N806
+        VJ = torch.cat([V, self.J.dense_rows(part)], dim=1) if self._both is None else self._both[part]  # noqa: N806
+        weighted = V.new_empty(len(V), together.shape[1])
+        blocks = weighted.split([self.rank, self.rank, len(together)], dim=1)
+        for block, entries, rows in zip(blocks, weights, (V, V, VJ), strict=True):
+            torch.mul(rows, entries[:, None], out=block)
+        together.addmm_(VJ.T, weighted)
 
     def _spread(self, vector: Tensor, fill: float) -> Float64[Tensor, " n"]:
         """From the kept rows to all rows."""

@@ -111,7 +111,8 @@ class DouglasRachford(AnchoredIteration):
         self.improved_at, self.previous = [0] * batch.size, (zero_x, zero_y)
         self.polished = [False] * batch.size
         if polish and most_to_polish(self.n, zero_x.device):
-            equations = equations_of_factors(batch.A)
+            tall = projection.factors if isinstance(projection, FactoredProjection) else None
+            equations = equations_of_factors(batch.A, tall)
             first = math.ceil(FIRST_POLISH * max(batch.size / 2, 1))
             self.polish = [None if equations is None else Polish(equations, first) for _ in starts]
         self.cost_size = torch.ones(batch.size, dtype=torch.float64, device=zero_x.device)

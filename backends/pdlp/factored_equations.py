@@ -1,7 +1,7 @@
 """Newton's equations of proximal points of direction LPs with factored curvature, of several programs at once.
 
-For ``A = [J  H]`` and ``H = D + V C Vᵀ``, with ``Θ = tau P`` and ``Θ_s = tau Q + I / sigma``, d the weights' part of
-``Θ Aᵀ y`` and h that of the hyperparameters, the equations read, weight by weight,
+For ``A = [J  H]`` and ``H = D + V C Vᵀ``, C of ±1, with ``Θ = tau P`` and ``Θ_s = tau Q + I / sigma``, d the weights'
+part of ``Θ Aᵀ y`` and h that of the hyperparameters, the equations read, weight by weight,
 
     d_i / θ_i − D_i y_i − V_i C t = 0,              t = Vᵀ y
     D_i d_i + θ_s,i y_i + V_i C z + J_i h = g_i,    z = Vᵀ d
@@ -13,6 +13,7 @@ sums follow these. Every program has a system of its own, and all of them share 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -23,8 +24,8 @@ from backends.chunks import GRAM_ROWS, chunks
 from backends.factors import factors, has_factors
 from backends.interior_point.structured import invert_blocks
 from backends.pdlp.equations import Equations
-from backends.tall_factors import TallFactors
-from lift_core.operators import DirectionMatrix, LinearOperator, pull
+from backends.pdlp.tall_factors import TallFactors
+from lift_core.operators import DirectionMatrix, LinearOperator
 
 FEW, UPDATES, SHRINKS = 1 / 8, 20, 1e-4
 """Share of the weights up to which sums follow the changes since the last step instead of being added up again, how
@@ -37,14 +38,10 @@ class FactoredEquations(Equations):
     Every vector of the weights' length is a row of a block.
     """
 
-    def __init__(self, A: DirectionMatrix) -> None:  # noqa: N803
+    def __init__(self, A: DirectionMatrix, tall: TallFactors | None = None) -> None:  # noqa: N803
         super().__init__(A, cost=10, fewest_steps=300, growth=2.0, hopeless=10)
-        self._D, self._V, core = factors(A.hessian)
-        self._root = core.abs().sqrt()
-        self._signed_root = self._root * torch.where(core < 0, -1.0, 1.0).to(core)
-        self._tall, self._kept_rows = TallFactors(self._V, A.mixed), A.rows
-        self._J, self._num_hyper = self._tall.J, A.num_hyper
-        self._has_row = None if A.rows is None else self._spread(self._D.new_ones(1, A.shape[0]), 0.0)[0]
+        self._tall, self._kept_rows, self._num_hyper = TallFactors(A) if tall is None else tall, A.rows, A.num_hyper
+        self._has_row = None if A.rows is None else self._spread(self._tall.d.new_ones(1, A.shape[0]), 0.0)[0]
         self._last: _Sums | None = None
 
     def keep(self, rows: list[int]) -> None:
@@ -54,16 +51,33 @@ class FactoredEquations(Equations):
             marks, largest, sums, updates = self._last
             self._last = _Sums(marks.rows(rows), largest[rows], sums[rows], [updates[row] for row in rows])
 
+    def activity(self, x: Tensor) -> Tensor:
+        tall, (h, d) = self._tall, x.split([self._num_hyper, len(self._tall.d)], dim=1)
+        coefficients, moved = self._with_mixed(tall.signs * self._pull(d), h)
+        found = torch.empty_like(d) if moved is None else moved
+        for part in self._parts(d):
+            pushed = tall.push(coefficients, part).addcmul_(tall.d[part], d[:, part])
+            torch.add(pushed, 0.0 if moved is None else moved[:, part], out=found[:, part])
+        return self._select(found)
+
+    def pullback(self, y: Tensor) -> Tensor:
+        tall, y = self._tall, self._spread(y, 0.0)
+        h = tall.pull_mixed(y)
+        coefficients, _ = self._with_mixed(tall.signs * self._pull(y), torch.zeros_like(h))
+        found = torch.cat([h, tall.d * y], dim=1)
+        for part in self._parts(y):
+            found[:, self._num_hyper :][:, part] += tall.push(coefficients, part)
+        return found
+
     def solve(
         self, inside_x: Tensor, inside_s: Tensor, tau: Tensor, sigma: Tensor, right: Tensor
     ) -> tuple[Tensor, Tensor]:
         p, size, right = self._num_hyper, len(right), self._spread(right, 0.0)
         marks = _Marks(inside_x[:, p:], self._spread(inside_s, False), tau.clone(), sigma.clone())
-        scale = torch.cat([tau.new_ones(size, len(self._root)), (tau * inside_x[:, :p]).sqrt()], dim=1)
-        weights, eliminated, pulled = self._eliminate(marks, right)
-        system = self._system(self._update(marks, weights), scale)
-        wide = torch.cat([self._signed_root.expand(size, -1), torch.ones_like(pulled)], dim=1) * scale
-        rhs = -torch.cat([self._root * eliminated[:size], wide * torch.cat([eliminated[size:], pulled], dim=1)], dim=1)
+        scale = (tau * inside_x[:, :p]).sqrt()  # what h is measured in
+        weights, of_d, of_y = self._eliminate(marks, right)
+        signs = torch.cat([self._tall.signs.expand(size, -1), scale], dim=1)
+        system, rhs = self._system(self._update(marks, weights), signs), -torch.cat([of_d, signs * of_y], dim=1)
         tiny = system.new_full((size, system.shape[1], 1), torch.finfo(system.dtype).tiny)
         largest = torch.cat([system.abs(), tiny], dim=2).amax(2, keepdim=True)
         found, failed = torch.linalg.solve_ex(system / largest, rhs[:, :, None] / largest)
@@ -71,45 +85,62 @@ class FactoredEquations(Equations):
         return self._push(found, scale, weights, right)
 
     def _eliminate(self, marks: _Marks, right: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        """The inverses of all blocks, and ``[d y] V`` and ``y J`` of what they are solved by alone."""
+        """The inverses of all blocks, and ``d V'`` and ``y [V' J]`` of what they are solved by alone."""
+        tall, size = self._tall, len(right)
         weights, y = [torch.empty_like(right) for _ in range(3)], torch.empty_like(right)
-        inner = self._V.new_zeros(len(self._root), 2 * len(right))
-        for part in chunks(len(self._D), right.device, vectors=2 * len(right)):
+        inner = right.new_zeros(2 * size, tall.width)
+        for part in self._parts(right):
             inverse = self._invert(marks, part)
             for block, entries in zip(weights, inverse, strict=True):
                 block[:, part] = entries
             _, mixed, second = inverse
             torch.mul(second, right[:, part], out=y[:, part])
-            inner += pull(self._V[part], torch.cat([mixed.mul_(right[:, part]), y[:, part]]).mT)
-        return tuple(weights), inner.mT, self._J.rmatmat(y.mT).mT
+            inner += tall.pull(part, torch.cat([mixed.mul_(right[:, part]), y[:, part]]))
+        of_y = inner[size:] if tall.has_both else torch.cat([inner[size:], tall.pull_mixed(y)], dim=1)
+        return tuple(weights), inner[:size, : tall.rank], of_y
 
     def _push(self, found: Tensor, scale: Tensor, weights: tuple[Tensor, ...], right: Tensor) -> tuple[Tensor, Tensor]:
         """y, and ``Aᵀ y``, which (t, z, h) give without another pass over V."""
-        p, k, size = self._num_hyper, len(self._root), len(right)
-        t, z, h = (scale.new_ones(0) if part is None else part for part in found.split([k, k, p], dim=1))
-        inner = torch.cat([self._root * t, -self._signed_root * z])
-        left = right - self._J.matmat((scale[:, k:] * h).mT).mT
-        _, mixed, second = weights
-        y, pulled = torch.empty_like(right), right.new_empty(size, p + len(self._D))
-        for part in chunks(len(self._D), right.device, vectors=2 * size):
-            of_t, of_z = (inner @ self._V[part].mT).split(size)
-            of_z += left[:, part]
-            torch.mul(second[:, part], of_z, out=y[:, part]).addcmul_(mixed[:, part], of_t, value=-1)
-            torch.addcmul(of_t, self._D[part], y[:, part], out=pulled[:, p:][:, part])
-        pulled[:, :p] = self._J.rmatmat(y.mT).mT
+        tall, p, size = self._tall, self._num_hyper, len(right)
+        t, z, h = found.split([tall.rank, tall.rank, p], dim=1)
+        of_z, moved = self._with_mixed(-tall.signs * z, -scale * h)
+        of_t, _ = self._with_mixed(t, torch.zeros_like(h))
+        coefficients, (_, mixed, second) = torch.cat([of_t, of_z]), weights
+        y, pulled = torch.empty_like(right), right.new_empty(size, p + len(tall.d))
+        for part in self._parts(right):
+            pushed, left = tall.push(coefficients, part).split(size)
+            left += right[:, part]
+            if moved is not None:
+                left += moved[:, part]
+            torch.mul(second[:, part], left, out=y[:, part]).addcmul_(mixed[:, part], pushed, value=-1)
+            torch.addcmul(pushed, tall.d[part], y[:, part], out=pulled[:, p:][:, part])
+        pulled[:, :p] = tall.pull_mixed(y)
         return self._select(y), pulled
 
-    def _system(self, sums: Tensor, scale: Tensor) -> Float64[Tensor, "b 2k+p 2k+p"]:
+    def _with_mixed(self, inner: Float64[Tensor, "b k"], h: Float64[Tensor, "b p"]) -> tuple[Tensor, Tensor | None]:
+        """Coefficients of ``V' inner + J h``, and where J stands apart ``J h``."""
+        if self._tall.has_both:
+            return torch.cat([inner, h], dim=1), None
+        return inner, self._tall.J.matmat(h.mT).mT
+
+    def _pull(self, block: Float64[Tensor, "b n"]) -> Float64[Tensor, "b k"]:
+        """``X V'``."""
+        inner = block.new_zeros(len(block), self._tall.width)
+        for part in self._parts(block):
+            inner += self._tall.pull(part, block[:, part])
+        return inner[:, : self._tall.rank]
+
+    def _parts(self, block: Float64[Tensor, "b n"]) -> Iterator[slice]:
+        return chunks(block.shape[1], block.device, vectors=2 * len(block))
+
+    def _system(self, sums: Tensor, signs: Tensor) -> Float64[Tensor, "b 2k+p 2k+p"]:
         """Symmetric, of the unknowns ``(t, z, h)``, h in units of ``sqrt(theta)``."""
-        k, root = len(self._root), self._root
-        wide = torch.cat([self._signed_root.expand(len(sums), -1), torch.ones_like(scale[:, k:])], dim=1) * scale
-        first, mixed, second = self._tall.split(sums)
-        top = root[:, None] * first * root
-        side = -root[:, None] * mixed * wide[:, None]
+        k, (first, mixed, second) = self._tall.rank, self._tall.split(sums)
+        side = -mixed * signs[:, None]
         side.diagonal(dim1=1, dim2=2).sub_(1.0)
-        bottom = -wide[:, :, None] * second * wide[:, None]
+        bottom = -signs[:, :, None] * second * signs[:, None]
         bottom.diagonal(dim1=1, dim2=2)[:, k:].sub_(1.0)
-        return torch.cat([torch.cat([top, side], dim=2), torch.cat([side.mT, bottom], dim=2)], dim=1)
+        return torch.cat([torch.cat([first, side], dim=2), torch.cat([side.mT, bottom], dim=2)], dim=1)
 
     def _update(self, marks: _Marks, weights: tuple[Tensor, ...]) -> Float64[Tensor, "b k+p 3k+p"]:
         """The sums of every program: brought up to date, or added up where that is not worth it, or not accurate."""
@@ -119,7 +150,7 @@ class FactoredEquations(Equations):
         if last is not None:
             changed = (marks.inside_x ^ last.marks.inside_x) | (marks.inside_s ^ last.marks.inside_s)
             same = (marks.steps == last.marks.steps).all(1) & (largest >= SHRINKS * last.largest).all(1)
-            few = changed.sum(1) <= FEW * len(self._D)
+            few = changed.sum(1) <= FEW * len(self._tall.d)
             follows = [yes and n < UPDATES for yes, n in zip((same & few).tolist(), last.updates, strict=True)]
         sums: list[Tensor] = []
         for row, follow in enumerate(follows):
@@ -143,13 +174,15 @@ class FactoredEquations(Equations):
     def _invert(self, marks: _Marks, part: slice | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of the blocks of some weights."""
         theta, theta_rows = marks.tau * marks.inside_x[:, part], marks.tau * marks.inside_s[:, part] + 1 / marks.sigma
-        return invert_blocks(self._D[part], theta, theta_rows, None if self._has_row is None else self._has_row[part])
+        return invert_blocks(
+            self._tall.d[part], theta, theta_rows, None if self._has_row is None else self._has_row[part]
+        )
 
     def _spread(self, rows: Tensor, fill: float) -> Float64[Tensor, "b n"]:
         """From the kept rows to all."""
         if self._kept_rows is None:
             return rows
-        return rows.new_full((len(rows), len(self._D)), fill).index_copy_(1, self._kept_rows, rows)
+        return rows.new_full((len(rows), len(self._tall.d)), fill).index_copy_(1, self._kept_rows, rows)
 
     def _select(self, rows: Tensor) -> Float64[Tensor, "b m"]:
         """From all rows to the kept ones."""
@@ -184,9 +217,9 @@ class _Sums(NamedTuple):
     updates: list[int]
 
 
-def equations_of_factors(A: LinearOperator) -> FactoredEquations | None:  # noqa: N803
-    """For direction LPs with factored curvature of small rank."""
+def equations_of_factors(A: LinearOperator, tall: TallFactors | None = None) -> FactoredEquations | None:  # noqa: N803
+    """For direction LPs with factored curvature of small rank; ``tall`` are their factors, if they are at hand."""
     if not isinstance(A, DirectionMatrix) or not has_factors(A):
         return None
     n, k = factors(A.hessian)[1].shape
-    return FactoredEquations(A) if 2 * k + A.num_hyper < n else None
+    return FactoredEquations(A, tall) if 2 * k + A.num_hyper < n else None

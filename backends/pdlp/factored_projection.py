@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from backends.chunks import SMALL_FACTORS, chunks
+from backends.chunks import chunks
 from backends.pdlp.batch import product
 from backends.pdlp.projection import RIDGE, Graph, Projection
-from backends.tall_factors import TallFactors
-from lift_core.operators import Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal
+from backends.pdlp.tall_factors import TallFactors
+from lift_core.operators import DirectionMatrix
 
 _TINY = 1e-300
 
@@ -51,23 +51,21 @@ class FactoredProjection(Projection):
             boxes that are wide against H.
     """
 
-    def __init__(self, graph: Graph, matrix: DirectionMatrix, factors: SignedFactors, accuracy: float) -> None:
-        self.graph, self._matrix, self._signs = graph, matrix, factors.signs
-        p, (n, k) = matrix.num_hyper, factors.V.shape
-        self.factors = TallFactors(factors.V, matrix.mixed, limit=n * (k + p) if 2 * p <= k else SMALL_FACTORS)
+    def __init__(self, graph: Graph, matrix: DirectionMatrix, factors: TallFactors, accuracy: float) -> None:
+        self.graph, self._matrix, self.factors, p = graph, matrix, factors, matrix.num_hyper
         self.scale_h, self._scale = graph.scale_x.mT[:, :p].contiguous(), graph.scale_x.mT[:, p:]
-        self._rotate_rows(factors)
+        self._rotate_rows()
         self._small = self._small_system()
-        self._refinements, self.offset = 0, self._offsets(factors.diagonal)
+        self._refinements, self.offset = 0, self._offsets()
         self._refinements = self._needed_refinements(accuracy)
         self.can_sweep = self.factors.has_both and matrix.rows is None and not self._refinements
 
-    def _rotate_rows(self, factors: SignedFactors) -> None:
+    def _rotate_rows(self) -> None:
         """Set delta, zeta and r; rows that depend on others get a little slack."""
-        d, square = factors.diagonal, self._scale.square()
+        d, square = self.factors.d, self._scale.square()
         slack = self._spread(self.graph.scale_s.mT.square(), 1.0)
         pivot = square * d.square() + slack
-        size = (pivot + square * factors.V.square().sum(1).square()).amax(1, keepdim=True)
+        size = (pivot + square * self.factors.V.square().sum(0).square()).amax(1, keepdim=True)
         size = torch.where(size > 0, size, self._mixed_size())  # where H is zero, rows are those of J alone
         slack = torch.where(pivot <= RIDGE**2 * size, slack + RIDGE * size + _TINY, slack)
         has_row = self._spread(torch.ones_like(self.graph.scale_s.mT), 0.0)
@@ -84,7 +82,7 @@ class FactoredProjection(Projection):
 
     def _small_system(self) -> tuple[Tensor, Tensor]:
         """LU factors and pivots of the matrix of ``(alpha, beta, h / scale_h)``, program by program."""
-        tall, signs, scale = self.factors, torch.diag(self._signs), self.scale_h
+        tall, signs, scale = self.factors, torch.diag(self.factors.signs), self.scale_h
         weights = self.reach.square(), self.delta * self._scale * self.r, self.r.square()
         sums = torch.stack([tall.grams([block[row] for block in weights]) for row in range(len(scale))])
         of_a, of_b, of_f = tall.split(sums)
@@ -99,8 +97,8 @@ class FactoredProjection(Projection):
             raise torch.linalg.LinAlgError("the small system of the projection is singular")
         return factors, pivots
 
-    def _offsets(self, d: Float64[Tensor, " n"]) -> _Offsets | None:
-        graph, p = self.graph, self._matrix.num_hyper
+    def _offsets(self) -> _Offsets | None:
+        graph, d, p = self.graph, self.factors.d, self._matrix.num_hyper
         if not (graph.center_x.any() or graph.center_s.any()):
             return None
         h, x = graph.center_x.mT.split([p, len(d)], dim=1)
@@ -187,7 +185,7 @@ class FactoredProjection(Projection):
         """a, and what is pulled: of the x that belongs to it, and of ``r e``."""
         a, both = self.work[: len(u)], self.work[len(u) :]
         x, t = both.split(len(u))
-        inner = both.new_zeros(len(both), self.factors.shape[1])
+        inner = both.new_zeros(len(both), self.factors.width)
         for part in self.parts():
             delta, zeta, some_u, some_v = self.delta[:, part], self.zeta[:, part], u[:, part], v[:, part]
             torch.mul(zeta, some_u, out=a[:, part]).addcmul_(delta, some_v)
@@ -208,11 +206,11 @@ class FactoredProjection(Projection):
     def _split(self, inner: Tensor, t: Tensor) -> tuple[Float64[Tensor, "b k"], Float64[Tensor, "b k+p"]]:
         of_x, of_t = inner.split(len(t))
         if not self.factors.has_both:
-            of_t = torch.cat([of_t, self.factors.J.rmatmat(t.mT).mT], dim=1)
-        return of_x[:, : len(self._signs)], of_t
+            of_t = torch.cat([of_t, self.factors.pull_mixed(t)], dim=1)
+        return of_x[:, : len(self.factors.signs)], of_t
 
     def solve_small(self, of_x: Tensor, of_t: Tensor, hyper: Float64[Tensor, "b p"]) -> Pushed:
-        k, scale = len(self._signs), self.scale_h
+        k, scale = len(self.factors.signs), self.scale_h
         right = torch.cat([of_x, of_t[:, :k], hyper - scale * of_t[:, k:]], dim=1)
         found = torch.linalg.lu_solve(*self._small, right[:, :, None])[:, :, 0]
         alpha, beta, hyper = found.split([k, k, scale.shape[1]], dim=1)
@@ -267,22 +265,3 @@ class Pushed(NamedTuple):
     coefficients: Float64[Tensor, "2b k_or_k+p"]
     moved: Float64[Tensor, "b n"] | None
     hyper: Float64[Tensor, "b p"]
-
-
-class SignedFactors(NamedTuple):
-    """``H = diag(diagonal) + V diag(signs) V^T``; the strengths of the core are in V, and its zeros are gone."""
-
-    diagonal: Float64[Tensor, " n"]
-    V: Float64[Tensor, "n k"]
-    signs: Float64[Tensor, " k"]
-
-
-def signed_factors(hessian: LinearOperator) -> SignedFactors | None:
-    if isinstance(hessian, LowRankPlusDiagonal):
-        used = hessian.core != 0
-        core = hessian.core[used]
-        return SignedFactors(hessian.diagonal, hessian.factor[:, used] * core.abs().sqrt(), core.sign())
-    if isinstance(hessian, Diagonal):
-        empty = hessian.diagonal.new_zeros(0)
-        return SignedFactors(hessian.diagonal, hessian.diagonal.new_zeros(len(hessian.diagonal), 0), empty)
-    return None

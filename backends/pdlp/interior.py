@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from backends.factors import signed_factors
 from backends.pdlp.batch import Batch, product
-from backends.pdlp.factored_projection import signed_factors
-from lift_core.operators import Dense, DirectionMatrix, LinearOperator, pull
+from lift_core.operators import Dense, Diagonal, DirectionMatrix, LinearOperator, LowRankPlusDiagonal, pull
 
 
 def interior_pairs(batch: Batch) -> tuple[Float64[Tensor, "n b"], Float64[Tensor, "m b"]] | None:
@@ -50,10 +50,11 @@ def _solve_once(hessian: LinearOperator, right: Tensor) -> Tensor | None:
     if isinstance(hessian, Dense):
         solution, info = torch.linalg.solve_ex(hessian.matrix, right)
         return None if bool(info) else solution
-    parts = signed_factors(hessian)
-    if parts is None or not parts.diagonal.all():
+    if not isinstance(hessian, (LowRankPlusDiagonal, Diagonal)):
         return None
-    diagonal, V, signs = parts  # noqa: N806
+    diagonal, V, signs = signed_factors(hessian)  # noqa: N806
+    if not diagonal.all():
+        return None
     scaled = V / diagonal[:, None]
     inner, info = torch.linalg.solve_ex(torch.diag(signs) + pull(V, scaled), pull(scaled, right))
     return None if bool(info) else right / diagonal[:, None] - scaled @ inner

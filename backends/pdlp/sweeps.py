@@ -53,7 +53,7 @@ class _Sweeps:
             block.mT.split(sizes, dim=1) for block in (*splitting, z)
         )
         self._a, self._e = projection.work[:programs], projection.work[programs : 2 * programs]
-        self._inner = self._a.new_zeros(2 * programs, projection.factors.shape[1])
+        self._inner = self._a.new_zeros(2 * programs, projection.factors.width)
         self._hyper = self._reflected(0, slice(None), self._z[0])
         for part in projection.parts():
             self._rotate(part, self._z[1][:, part], self._z[2][:, part])

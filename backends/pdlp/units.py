@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from backends.factors import has_factors
 from backends.pdlp.batch import Batch
-from backends.pdlp.factored_projection import FactoredProjection, signed_factors
+from backends.pdlp.factored_projection import FactoredProjection
 from backends.pdlp.projection import DenseProjection, Graph, Projection
+from backends.pdlp.tall_factors import TallFactors
 from lift_core.operators import DENSE_LIMIT, Dense, Diagonal, DirectionMatrix, LowRankPlusDiagonal
 
 SMALL_SYSTEM_LIMIT = 4_000
@@ -35,17 +37,21 @@ def fit_projection(batch: Batch, *, densify_limit: int, accuracy: float) -> Proj
         return projection
     scale_x = graph.scale_x.clone()
     scale_x[weights] *= torch.where(share > 0.5, 1.0, share)
-    return make_projection(graph._replace(scale_x=scale_x), densify_limit=densify_limit, accuracy=accuracy)
+    tall = projection.factors if isinstance(projection, FactoredProjection) else None
+    graph = graph._replace(scale_x=scale_x)
+    return make_projection(graph, densify_limit=densify_limit, accuracy=accuracy, tall=tall)
 
 
-def make_projection(graph: Graph, *, densify_limit: int, accuracy: float) -> Projection | None:
-    """The cheaper projection that exists for this operator, or None."""
+def make_projection(
+    graph: Graph, *, densify_limit: int, accuracy: float, tall: TallFactors | None = None
+) -> Projection | None:
+    """The cheaper projection that exists for this operator, or None; ``tall`` are its factors, if they are at hand."""
     A, (m, n) = graph.A, graph.A.shape  # noqa: N806  (the field's letter)
-    if isinstance(A, DirectionMatrix):
-        parts = signed_factors(A.hessian)
-        if parts is not None and 2 * len(parts.signs) + A.num_hyper <= SMALL_SYSTEM_LIMIT:
+    if isinstance(A, DirectionMatrix) and has_factors(A):
+        tall = TallFactors(A) if tall is None else tall
+        if 2 * tall.rank + A.num_hyper <= SMALL_SYSTEM_LIMIT:
             with suppress(torch.linalg.LinAlgError):
-                return FactoredProjection(graph, A, parts, accuracy)
+                return FactoredProjection(graph, A, tall, accuracy)
     readable = isinstance(A.hessian if isinstance(A, DirectionMatrix) else A, (Dense, LowRankPlusDiagonal, Diagonal))
     if (readable or max(m, n) <= densify_limit) and m * (n + 2 * m) <= DENSE_LIMIT:
         return DenseProjection(graph)
