@@ -145,7 +145,8 @@ class FactoredEquations(Equations):
     def _update(self, marks: _Marks, weights: tuple[Tensor, ...]) -> Float64[Tensor, "b k+p 3k+p"]:
         """The sums of every program: brought up to date, or added up where that is not worth it, or not accurate."""
         last = self._last
-        largest = torch.stack([torch.linalg.vector_norm(entries, torch.inf, dim=1) for entries in weights], dim=1)
+        first, _, second = weights  # neither is negative; the mixed ones are at most 1 / |D|, and vanish with the first
+        largest = torch.stack([first.amax(1), second.amax(1)], dim=1)
         follows, changed = [False] * len(largest), torch.zeros_like(marks.inside_x)
         if last is not None:
             changed = (marks.inside_x ^ last.marks.inside_x) | (marks.inside_s ^ last.marks.inside_s)
@@ -212,7 +213,7 @@ class _Sums(NamedTuple):
     """What was added up last: for which marks, the largest weights, and how often the sums have followed changes."""
 
     marks: _Marks
-    largest: Float64[Tensor, "b 3"]
+    largest: Float64[Tensor, "b 2"]
     sums: Float64[Tensor, "b k+p 3k+p"]
     updates: list[int]
 

@@ -28,6 +28,8 @@ from backends.pdlp.equations import Equations
 
 FLAT = 0.25
 """Slope at the end of a step, as a share of the one at its beginning, at which the line search ends."""
+CHEAP = 1 << 17
+"""Entries of a block up to which slopes of programs that need none any more are not left out."""
 TRIALS, MARGIN = 15, 0.1
 """Lengths that a line search tries at most, and the share of its interval by which it stays off the ends."""
 
@@ -179,11 +181,11 @@ def _search(steps: Steps, at: At, direction: Tensor, pulled: Tensor) -> list[flo
     is_open = list(range(len(brackets)))
     for _ in range(TRIALS):
         lengths = torch.tensor([bracket.length for bracket in brackets], dtype=torch.float64, device=pulled.device)
-        slopes = (
-            _slopes(lengths[:, None], *blocks)
-            if len(is_open) == len(brackets)
-            else torch.cat([_slopes(lengths[row], *(block[row : row + 1] for block in blocks)) for row in is_open])
-        )
+        if len(is_open) == len(brackets) or pulled.numel() <= CHEAP:
+            slopes = _slopes(lengths[:, None], *blocks)[is_open]
+        else:
+            rows = [[block[row : row + 1] for block in blocks] for row in is_open]
+            slopes = torch.cat([_slopes(lengths[row], *some) for row, some in zip(is_open, rows, strict=True)])
         still_open: list[int] = []
         for row, slope in zip(is_open, slopes.tolist(), strict=True):
             _, constant, growth = numbers[row]
