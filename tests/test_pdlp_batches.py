@@ -213,6 +213,18 @@ def test_polishing_saves_iterations_where_accuracy_is_high(sparse: bool) -> None
     assert polished.iterations < plain.iterations
 
 
+def test_singular_newton_systems_cost_nothing_but_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    lp, backend = (
+        known_lp(randn(20, 30), ["at lower", "inside"] * 10, ["inside", "at upper", "at lower"] * 10).lp,
+        PDLP(),
+    )
+    plain = solve_lp(lp, dataclasses.replace(backend, rtol=1e-9, polish=False, max_iterations=50_000))
+    monkeypatch.setattr(EntryEquations, "solve_one", lambda *_: None)
+    stuck = solve_lp(lp, dataclasses.replace(backend, rtol=1e-9, max_iterations=50_000))
+    assert plain.status is stuck.status is LPStatus.OPTIMAL
+    assert stuck.iterations == plain.iterations
+
+
 @pytest.mark.parametrize("slack", [0.0, 1e-3, 1e-1])
 def test_factored_directions_take_few_iterations(slack: float) -> None:
     lp = factored_direction_lp(1_000, slack=slack)

@@ -183,7 +183,7 @@ class DouglasRachford(AnchoredIteration):
         if self._any_fresh and count > 0:
             super().advance(1)
             count -= 1
-        if not (isinstance(projection, FactoredProjection) and projection.can_sweep):
+        if not (count > 0 and isinstance(projection, FactoredProjection) and projection.can_sweep):
             return super().advance(count)
         splitting = Splitting(self.lower, self.upper, self._shift, self.anchor)
         sweep(projection, splitting, self.z, self.shares(count))

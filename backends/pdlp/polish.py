@@ -87,7 +87,7 @@ class Attempt:
         self._begin()
 
     def _begin(self) -> None:
-        self._taken, self._slow, self._smallest, self._converged = 0, 0, math.inf, False
+        self._taken, self._slow, self._smallest, self._converged, self._stuck = 0, 0, math.inf, False, False
 
     @property
     def lengths(self) -> tuple[float, float]:
@@ -101,11 +101,11 @@ class Attempt:
         solved = (self._taken > 0 and off <= SOLVED * move) or off <= SMALLEST
         self._converged = solved or (self._slow >= STALLED and off <= ROUNDING * size)
         gives_up = self._slow >= self._equations.hopeless or self._taken >= min(STEPS_PER_POINT, self._allowed)
-        return self._converged or gives_up
+        return self._converged or gives_up or self._stuck
 
     def take(self, *, solved: bool) -> None:
-        """Count a Newton step; a point whose equations could not be solved has had its last one."""
-        self._taken = self._taken + 1 if solved else STEPS_PER_POINT
+        """Count a Newton step; a point whose equations could not be solved has none."""
+        self._taken, self._stuck = self._taken + solved, not solved
 
     def conclude(self, point: Point, residual: float) -> bool:
         """Choose the length of the next step; whether that begins at this point, or where this one began."""
