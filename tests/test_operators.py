@@ -110,6 +110,10 @@ def test_lifted_form_is_sparse_where_factors_are() -> None:
     assert auxiliary == k and matrix.nnz == n + n + 2 * n * k + k
 
 
+def test_columns_of_no_group_are_lifted() -> None:
+    assert GroupColumns(torch.ones(3), torch.zeros(3, dtype=torch.int64), num_groups=0).lifted().matrix.shape == (3, 0)
+
+
 @pytest.mark.parametrize(
     "matrix",
     [A, A.tolist(), torch.from_numpy(A), sp.csc_array(A), sp.coo_array(A), torch.from_numpy(A).to_sparse(), Dense(A)],

@@ -171,7 +171,8 @@ def test_a_proximal_point_solves_its_equation(factored: bool) -> None:
     assert isinstance(lp.A, DirectionMatrix)
     equations = FactoredEquations(lp.A) if factored else EntryEquations(Dense(lp.A.to_dense()))
     x, y, tau, sigma = randn(61, 2).clamp(-1, 1), randn(60, 2, seed=1), [0.3, 0.1], [0.2, 0.4]
-    points = ProximalPoints(batch, equations, x, y, tau=tau, sigma=sigma)
+    given = x.mT.clone().mT, y.mT.clone().mT  # as columns lie in a batch
+    points = ProximalPoints(batch, equations, *given, tau=tau, sigma=sigma)
     assert all(all(points.advance()) for _ in range(12))
     for row, (off, move) in enumerate(points.measure()):
         one, found = batch.program(row), points.point(row)
@@ -182,6 +183,8 @@ def test_a_proximal_point_solves_its_equation(factored: bool) -> None:
         left = one.A.matvec(found.x) - found.s + (found.y - y[:, row]) / sigma[row]
         assert off <= 1e-9 * move
         torch.testing.assert_close(left, torch.zeros_like(left), rtol=0, atol=1e-8)
+    points.begin(0, points.point(0), 1.0, 1.0)
+    assert torch.equal(given[0], x) and torch.equal(given[1], y)
 
 
 def test_a_point_that_rounding_keeps_from_moving_counts_as_solved() -> None:

@@ -109,7 +109,7 @@ class DouglasRachford(AnchoredIteration):
         best = [Incumbent(zero_x[:, column], zero_y[:, column]) for column in range(batch.size)]
         super().__init__(batch, [_step_control(max(len(zero_x) + len(zero_y), 1) ** -0.5) for _ in starts], best)
         self.improved_at, self.previous = [0] * batch.size, (zero_x, zero_y)
-        self.polished = [False] * batch.size
+        self.polished, self._due = [False] * batch.size, list[int]()
         if polish and most_to_polish(self.n, zero_x.device):
             tall = projection.factors if isinstance(projection, FactoredProjection) else None
             equations = equations_of_factors(batch.A, tall)
@@ -216,18 +216,18 @@ class DouglasRachford(AnchoredIteration):
             score = max(result.worst, 2 * result.objective_error)
             if self.best[column].offer(self.x[:, column], self.y[:, column], score):
                 self.improved_at[column] = self.iterations
-        due = [
+        self._due = [
             column
             for column, (polish, result) in enumerate(zip(self.polish, found, strict=True))
             if polish is not None and polish.is_due(self.iterations) and not is_accurate(result, self.rtol)
         ]
-        most = max(most_to_polish(self.n, self.x.device), 1)
-        for first in range(0, len(due), most):
-            self._polish(due[first : first + most])
         return found
 
     def is_done(self, column: int, residuals: Residuals) -> bool:
         """Accurate; or within the tolerance when the second half of all iterations brought nothing any more."""
+        if self._due:
+            self._polish_all(self._due)
+            self._due = []
         if is_accurate(residuals, self.rtol) or self.polished[column]:
             return True
         stalled = self.iterations > max(2 * self.improved_at[column], STALL_ITERATIONS)
@@ -235,6 +235,12 @@ class DouglasRachford(AnchoredIteration):
             return False
         self.best[column] = Incumbent(self.x[:, column].clone(), self.y[:, column].clone())
         return True
+
+    def _polish_all(self, columns: list[int]) -> None:
+        """As many at once as there is memory for."""
+        most = max(most_to_polish(self.n, self.x.device), 1)
+        for first in range(0, len(columns), most):
+            self._polish(columns[first : first + most])
 
     def _polish(self, columns: list[int]) -> None:
         """Offer what Newton's method makes of the current pairs, and remember which of them are accurate."""

@@ -40,8 +40,8 @@ class FactoredEquations(Equations):
 
     def __init__(self, A: DirectionMatrix, tall: TallFactors | None = None) -> None:  # noqa: N803
         super().__init__(A, cost=10, fewest_steps=300, growth=2.0, hopeless=10)
-        self._tall, self._kept_rows, self._num_hyper = TallFactors(A) if tall is None else tall, A.rows, A.num_hyper
-        self._has_row = None if A.rows is None else self._spread(self._tall.d.new_ones(1, A.shape[0]), 0.0)[0]
+        self._tall, self._num_hyper = TallFactors(A) if tall is None else tall, A.num_hyper
+        self._has_row = None if A.rows is None else self._tall.spread(self._tall.d.new_ones(1, A.shape[0]), 0.0)[0]
         self._last: _Sums | None = None
 
     def keep(self, rows: list[int]) -> None:
@@ -58,12 +58,12 @@ class FactoredEquations(Equations):
         for part in self._parts(d):
             pushed = tall.push(coefficients, part).addcmul_(tall.d[part], d[:, part])
             torch.add(pushed, 0.0 if moved is None else moved[:, part], out=found[:, part])
-        return self._select(found)
+        return self._tall.select(found)
 
     def pullback(self, y: Tensor) -> Tensor:
-        tall, y = self._tall, self._spread(y, 0.0)
+        tall, y = self._tall, self._tall.spread(y, 0.0)
         h = tall.pull_mixed(y)
-        coefficients, _ = self._with_mixed(tall.signs * self._pull(y), torch.zeros_like(h))
+        coefficients, _ = self._with_mixed(tall.signs * self._pull(y), None)
         found = torch.cat([h, tall.d * y], dim=1)
         for part in self._parts(y):
             found[:, self._num_hyper :][:, part] += tall.push(coefficients, part)
@@ -72,8 +72,8 @@ class FactoredEquations(Equations):
     def solve(
         self, inside_x: Tensor, inside_s: Tensor, tau: Tensor, sigma: Tensor, right: Tensor
     ) -> tuple[Tensor, Tensor]:
-        p, size, right = self._num_hyper, len(right), self._spread(right, 0.0)
-        marks = _Marks(inside_x[:, p:], self._spread(inside_s, False), tau.clone(), sigma.clone())
+        p, size, right = self._num_hyper, len(right), self._tall.spread(right, 0.0)
+        marks = _Marks(inside_x[:, p:], self._tall.spread(inside_s, False), tau.clone(), sigma.clone())
         scale = (tau * inside_x[:, :p]).sqrt()  # what h is measured in
         weights, of_d, of_y = self._eliminate(marks, right)
         signs = torch.cat([self._tall.signs.expand(size, -1), scale], dim=1)
@@ -104,7 +104,7 @@ class FactoredEquations(Equations):
         tall, p, size = self._tall, self._num_hyper, len(right)
         t, z, h = found.split([tall.rank, tall.rank, p], dim=1)
         of_z, moved = self._with_mixed(-tall.signs * z, -scale * h)
-        of_t, _ = self._with_mixed(t, torch.zeros_like(h))
+        of_t, _ = self._with_mixed(t, None)
         coefficients, (_, mixed, second) = torch.cat([of_t, of_z]), weights
         y, pulled = torch.empty_like(right), right.new_empty(size, p + len(tall.d))
         for part in self._parts(right):
@@ -115,13 +115,15 @@ class FactoredEquations(Equations):
             torch.mul(second[:, part], left, out=y[:, part]).addcmul_(mixed[:, part], pushed, value=-1)
             torch.addcmul(pushed, tall.d[part], y[:, part], out=pulled[:, p:][:, part])
         pulled[:, :p] = tall.pull_mixed(y)
-        return self._select(y), pulled
+        return self._tall.select(y), pulled
 
-    def _with_mixed(self, inner: Float64[Tensor, "b k"], h: Float64[Tensor, "b p"]) -> tuple[Tensor, Tensor | None]:
-        """Coefficients of ``V' inner + J h``, and where J stands apart ``J h``."""
+    def _with_mixed(
+        self, inner: Float64[Tensor, "b k"], h: Float64[Tensor, "b p"] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Coefficients of ``V' inner + J h``, and where J stands apart ``J h``; None: h is 0."""
         if self._tall.has_both:
-            return torch.cat([inner, h], dim=1), None
-        return inner, self._tall.J.matmat(h.mT).mT
+            return torch.cat([inner, inner.new_zeros(len(inner), self._num_hyper) if h is None else h], dim=1), None
+        return inner, None if h is None else self._tall.J.matmat(h.mT).mT
 
     def _pull(self, block: Float64[Tensor, "b n"]) -> Float64[Tensor, "b k"]:
         """``X V'``."""
@@ -178,16 +180,6 @@ class FactoredEquations(Equations):
         return invert_blocks(
             self._tall.d[part], theta, theta_rows, None if self._has_row is None else self._has_row[part]
         )
-
-    def _spread(self, rows: Tensor, fill: float) -> Float64[Tensor, "b n"]:
-        """From the kept rows to all."""
-        if self._kept_rows is None:
-            return rows
-        return rows.new_full((len(rows), len(self._tall.d)), fill).index_copy_(1, self._kept_rows, rows)
-
-    def _select(self, rows: Tensor) -> Float64[Tensor, "b m"]:
-        """From all rows to the kept ones."""
-        return rows if self._kept_rows is None else rows[:, self._kept_rows]
 
 
 class _Marks(NamedTuple):

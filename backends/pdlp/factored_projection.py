@@ -14,7 +14,6 @@ from backends.chunks import chunks
 from backends.pdlp.batch import product
 from backends.pdlp.projection import RIDGE, Graph, Projection
 from backends.pdlp.tall_factors import TallFactors
-from lift_core.operators import DirectionMatrix
 
 _TINY = 1e-300
 
@@ -51,24 +50,24 @@ class FactoredProjection(Projection):
             boxes that are wide against H.
     """
 
-    def __init__(self, graph: Graph, matrix: DirectionMatrix, factors: TallFactors, accuracy: float) -> None:
-        self.graph, self._matrix, self.factors, p = graph, matrix, factors, matrix.num_hyper
+    def __init__(self, graph: Graph, factors: TallFactors, accuracy: float) -> None:
+        self.graph, self.factors, p = graph, factors, factors.J.shape[1]
         self.scale_h, self._scale = graph.scale_x.mT[:, :p].contiguous(), graph.scale_x.mT[:, p:]
         self._rotate_rows()
         self._small = self._small_system()
         self._refinements, self.offset = 0, self._offsets()
         self._refinements = self._needed_refinements(accuracy)
-        self.can_sweep = self.factors.has_both and matrix.rows is None and not self._refinements
+        self.can_sweep = self.factors.has_both and factors.rows is None and not self._refinements
 
     def _rotate_rows(self) -> None:
         """Set delta, zeta and r; rows that depend on others get a little slack."""
         d, square = self.factors.d, self._scale.square()
-        slack = self._spread(self.graph.scale_s.mT.square(), 1.0)
+        slack = self.factors.spread(self.graph.scale_s.mT.square(), 1.0)
         pivot = square * d.square() + slack
         size = (pivot + square * self.factors.V.square().sum(0).square()).amax(1, keepdim=True)
         size = torch.where(size > 0, size, self._mixed_size())  # where H is zero, rows are those of J alone
         slack = torch.where(pivot <= RIDGE**2 * size, slack + RIDGE * size + _TINY, slack)
-        has_row = self._spread(torch.ones_like(self.graph.scale_s.mT), 0.0)
+        has_row = self.factors.spread(torch.ones_like(self.graph.scale_s.mT), 0.0)
         pivot = torch.where(has_row > 0, square * d.square() + slack, 1.0)
         self.r = has_row * pivot.rsqrt()
         self.delta = d * self._scale * self.r
@@ -98,11 +97,11 @@ class FactoredProjection(Projection):
         return factors, pivots
 
     def _offsets(self) -> _Offsets | None:
-        graph, d, p = self.graph, self.factors.d, self._matrix.num_hyper
+        graph, d, p = self.graph, self.factors.d, self.factors.J.shape[1]
         if not (graph.center_x.any() or graph.center_s.any()):
             return None
         h, x = graph.center_x.mT.split([p, len(d)], dim=1)
-        row = self.r * (d * x - self._spread(graph.center_s.mT, 0.0) + self.factors.J.matmat(h.mT).mT)
+        row = self.r * (d * x - self.factors.spread(graph.center_s.mT, 0.0) + self.factors.J.matmat(h.mT).mT)
         return _Offsets(row, *self._pull(x - self.delta * self._scale * row, self.r * row))
 
     def keep(self, columns: list[int]) -> FactoredProjection:
@@ -131,7 +130,7 @@ class FactoredProjection(Projection):
 
     def solve(self, right: Float64[Tensor, "m b"]) -> Float64[Tensor, "m b"]:
         """``(M M^T)^-1 right``: the multiplier of 0 where ``b = -right``; without refinement."""
-        e = self.r * self._spread(right.mT, 0.0)
+        e = self.r * self.factors.spread(right.mT, 0.0)
         pulled = self._pull(-self.delta * self._scale * e, self.r * e)
         pushed = self.solve_small(*pulled, torch.zeros_like(self.scale_h))
         return self._multiply(e, pushed)
@@ -144,7 +143,7 @@ class FactoredProjection(Projection):
         pushed = self.solve_small(*pulled, hyper)
         projected = torch.empty_like(point.mT) if out is None else out.mT
         projected[:, :p], u, v = pushed.hyper, projected[:, p : p + n], projected[:, p + n :]
-        kept = self._matrix.rows
+        kept = self.factors.rows
         v = v if kept is None else torch.empty_like(a)
         for part in self.parts():
             delta, zeta = self.delta[:, part], self.zeta[:, part]
@@ -173,13 +172,13 @@ class FactoredProjection(Projection):
             moved = torch.addcmul(e[:, part], self.r[:, part], g)
             moved.addcmul_(self.delta[:, part] * self._scale[:, part], b, value=-1)
             torch.mul(self.r[:, part], moved, out=t[:, part])
-        return (t if self._matrix.rows is None else t[:, self._matrix.rows]).mT
+        return self.factors.select(t).mT
 
     def _parts(self, point: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """h, u and v, the latter for all rows."""
         n = self._scale.shape[1]
         hyper, u, v = point.mT.split([self.scale_h.shape[1], n, point.shape[0] - self.scale_h.shape[1] - n], dim=1)
-        return hyper, u, self._spread(v, 0.0)
+        return hyper, u, self.factors.spread(v, 0.0)
 
     def _rotated(self, u: Tensor, v: Tensor) -> tuple[Float64[Tensor, "b n"], tuple[Tensor, Tensor]]:
         """a, and what is pulled: of the x that belongs to it, and of ``r e``."""
@@ -227,13 +226,6 @@ class FactoredProjection(Projection):
     def parts(self) -> Iterator[slice]:
         programs, n = self._scale.shape
         return chunks(n, self.r.device, vectors=2 * programs)
-
-    def _spread(self, rows: Float64[Tensor, "b m"], fill: float) -> Float64[Tensor, "b n"]:
-        """From the kept rows to all."""
-        kept = self._matrix.rows
-        return (
-            rows if kept is None else rows.new_full((len(rows), self._scale.shape[1]), fill).index_copy_(1, kept, rows)
-        )
 
     def _needed_refinements(self, accuracy: float) -> int:
         """Refinement steps that bring ``||M w - b||`` below ``accuracy`` times its value at a random point."""

@@ -96,16 +96,18 @@ class Attempt:
 
     def arrives(self, off: float, move: float, size: float) -> bool:
         """Whether the equation is solved to `SOLVED` of the move of y, or to rounding; or given up."""
+        if self._stuck:
+            return True
         self._slow = 0 if off < self._smallest / 2 else self._slow + 1
         self._smallest = min(self._smallest, off)
         solved = (self._taken > 0 and off <= SOLVED * move) or off <= SMALLEST
         self._converged = solved or (self._slow >= STALLED and off <= ROUNDING * size)
         gives_up = self._slow >= self._equations.hopeless or self._taken >= min(STEPS_PER_POINT, self._allowed)
-        return self._converged or gives_up or self._stuck
+        return self._converged or gives_up
 
     def take(self, *, solved: bool) -> None:
         """Count a Newton step; a point whose equations could not be solved has none."""
-        self._taken, self._stuck = self._taken + solved, not solved
+        self._taken, self._stuck, self._converged = self._taken + solved, not solved, False
 
     def conclude(self, point: Point, residual: float) -> bool:
         """Choose the length of the next step; whether that begins at this point, or where this one began."""

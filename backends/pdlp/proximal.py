@@ -97,8 +97,9 @@ class ProximalPoints:
         sigma: Sequence[float],
     ) -> None:
         equations.keep([])
-        blocks = batch.c, batch.col_lower, batch.col_upper, batch.row_lower, batch.row_upper, x, y
-        c, col_lower, col_upper, row_lower, row_upper, x, y = (block.mT.contiguous() for block in blocks)
+        blocks = batch.c, batch.col_lower, batch.col_upper, batch.row_lower, batch.row_upper
+        c, col_lower, col_upper, row_lower, row_upper = (block.mT.contiguous() for block in blocks)
+        x, y = (block.mT.clone(memory_format=torch.contiguous_format) for block in (x, y))
         signs = 1 - 2 * (torch.arange(x.shape[1], device=x.device) % 2)
         s = equations.activity(x).clamp(row_lower, row_upper)
         lengths = (torch.tensor(some, dtype=torch.float64, device=x.device)[:, None] for some in (tau, sigma))

@@ -24,6 +24,7 @@ class TallFactors:
         J: as it is, if its rows can be read; otherwise with all its entries.
         rank: k.
         has_both: whether J stands beside V'.
+        rows: those that are kept of A; None: all.
 
     Raises:
         ValueError: if H is not given by factors.
@@ -36,6 +37,7 @@ class TallFactors:
         keeps = isinstance(A.mixed, Dense) or (isinstance(A.mixed, GroupColumns) and not small)
         self.J, self.has_both = A.mixed if keeps else Dense(A.mixed.to_dense()), small or 2 * p <= self.rank
         beside = [self.J.dense_rows(slice(None))] if self.has_both else []
+        self.rows = A.rows
         self._columns = torch.cat([parts.V.mT, *(block.mT for block in beside)]).contiguous()
 
     @property
@@ -58,6 +60,16 @@ class TallFactors:
     def pull_mixed(self, block: Float64[Tensor, "b n"]) -> Float64[Tensor, "b p"]:
         """``X J``."""
         return block @ self._columns[self.rank :].mT if self.has_both else self.J.rmatmat(block.mT).mT
+
+    def spread(self, block: Tensor, fill: float) -> Float64[Tensor, "b n"]:
+        """From the kept rows to all."""
+        if self.rows is None:
+            return block
+        return block.new_full((len(block), len(self.d)), fill).index_copy_(1, self.rows, block)
+
+    def select(self, block: Float64[Tensor, "b n"]) -> Float64[Tensor, "b m"]:
+        """From all rows to the kept ones."""
+        return block if self.rows is None else block[:, self.rows]
 
     def grams(self, weights: Sequence[Float64[Tensor, " n"]]) -> Float64[Tensor, "k+p 3k+p"]:
         """``V'^T diag(first) V'``, ``V'^T diag(mixed) [V' J]`` and ``[V' J]^T diag(second) [V' J]``, for `split`."""

@@ -51,7 +51,7 @@ def make_projection(
         tall = TallFactors(A) if tall is None else tall
         if 2 * tall.rank + A.num_hyper <= SMALL_SYSTEM_LIMIT:
             with suppress(torch.linalg.LinAlgError):
-                return FactoredProjection(graph, A, tall, accuracy)
+                return FactoredProjection(graph, tall, accuracy)
     readable = isinstance(A.hessian if isinstance(A, DirectionMatrix) else A, (Dense, LowRankPlusDiagonal, Diagonal))
     if (readable or max(m, n) <= densify_limit) and m * (n + 2 * m) <= DENSE_LIMIT:
         return DenseProjection(graph)

@@ -161,7 +161,7 @@ class GroupColumns(LinearOperator):
 
     def lifted(self, limit: int = DENSE_LIMIT) -> Lifted:
         del limit  # at most one entry a row
-        rows = np.flatnonzero((self.group_of >= 0).cpu().numpy())
+        rows = np.flatnonzero((self.group_of >= 0).cpu().numpy()) if self.shape[1] else np.zeros(0, dtype=np.int64)
         entries = (self.values.cpu().numpy()[rows], (rows, self.group_of.cpu().numpy()[rows]))
         return Lifted(sp.csr_matrix(entries, shape=self.shape), 0)
 
