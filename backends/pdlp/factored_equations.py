@@ -3,7 +3,7 @@
 For ``A = [J  H]`` and ``H = D + V C Vᵀ``, C of ±1, with ``Θ = tau P`` and ``Θ_s = tau Q + I / sigma``, d the weights'
 part of ``Θ Aᵀ y`` and h that of the hyperparameters, the equations read, weight by weight,
 
-    d_i / θ_i − D_i y_i − V_i C t = 0,              t = Vᵀ y
+    d_i / θ_i − D_i y_i − V_i t = 0,                t = C Vᵀ y
     D_i d_i + θ_s,i y_i + V_i C z + J_i h = g_i,    z = Vᵀ d
 
 A block of two unknowns is eliminated for every weight; what remains is a system of size 2k + p for (t, z, h) that is
