@@ -248,7 +248,7 @@ def test_larger_factored_directions_take_hardly_more() -> None:
 
 
 def test_a_path_takes_fewer_newton_steps_than_its_programs() -> None:
-    """Programs share their iterations but not their Newton steps, so that a batch is polished later."""
+    """Programs share more of an iteration than of a Newton step, so that a batch is polished later."""
     lp = factored_direction_lp(300, slack=1.0)
     path = [with_slack(lp, factor) for factor in (1e-4, 1e-3, 1e-2, 1e-1)]
     last: dict[int, int] = {}

@@ -14,6 +14,7 @@ from backends.factors import is_zero
 from backends.pdlp import douglas_rachford, halpern
 from backends.pdlp.batch import Batch, make_batch
 from backends.pdlp.inexact import fit_inexact_projection
+from backends.pdlp.interior import closed_forms
 from backends.pdlp.iteration import Callback
 from backends.pdlp.limits import Limits
 from backends.pdlp.projection import Projection
@@ -117,7 +118,7 @@ class PDLP(LPBackend):
     def _run(self, batch: Batch, starts: Sequence[LPStart | None], limits: Limits) -> list[BackendAnswer]:
         """By the closed form where it holds, and the others by one of the two methods."""
         use_projection = self._wants_projection(batch)
-        answers = douglas_rachford.closed_forms(batch, self.rtol) if use_projection else {}
+        answers = closed_forms(batch, self.rtol) if use_projection else {}
         left = [column for column in range(batch.size) if column not in answers]
         if left:
             rest, starts = batch.keep(left), [starts[column] for column in left]

@@ -28,7 +28,6 @@ from backends.memory import most_to_polish
 from backends.pdlp.batch import Batch, below, columns_of, product, transposed_product
 from backends.pdlp.factored_equations import equations_of_factors
 from backends.pdlp.factored_projection import FactoredProjection
-from backends.pdlp.interior import interior_pairs
 from backends.pdlp.iteration import AnchoredIteration, Callback, drive
 from backends.pdlp.limits import Limits
 from backends.pdlp.polish import Attempt, Polish, run
@@ -37,7 +36,7 @@ from backends.pdlp.proximal import Point
 from backends.pdlp.restarts import PrimalWeight
 from backends.pdlp.sweeps import Splitting, sweep
 from backends.pdlp.units import in_units
-from lift_core.lp import BackendAnswer, LPStart, LPStatus
+from lift_core.lp import BackendAnswer, LPStart
 
 SAFETY = 0.9
 """Share of ``rtol`` for residuals; gap and leak together get half of that, so that the objective is within ``rtol``."""
@@ -47,23 +46,9 @@ STEP, DUAL_WEIGHT = 0.12, 2.0
 in ``‖y‖ / ‖x‖``: rows are violated long after the objectives agree, so y has to move faster than balance asks for."""
 FIRST_POLISH = 80
 """Iterations before polishing is first tried where curvature is factored, times half the number of programs in a batch:
-programs share their iterations but not their Newton steps, of which later attempts need fewer."""
+programs share more of an iteration than of a Newton step, of which later attempts need fewer."""
 SMALLEST_SHRINKAGE = 0.9
 """Below this, shrinking towards 0 would cost more than the violation it repairs."""
-
-
-def closed_forms(batch: Batch, rtol: float) -> dict[int, BackendAnswer]:
-    """Answers of the programs that `interior_pairs` solves, by their index."""
-    pairs = interior_pairs(batch)
-    if pairs is None:
-        return {}
-    x, y = pairs
-    residuals = KKTCheck(batch).evaluate(x, y, product(batch.A, x), transposed_product(batch.A, y))
-    return {
-        column: BackendAnswer(x[:, column].contiguous(), y[:, column].contiguous(), LPStatus.OPTIMAL, 0)
-        for column, numbers in enumerate(residuals.T.tolist())
-        if is_accurate(Residuals(*numbers), rtol)
-    }
 
 
 def solve(
@@ -213,8 +198,7 @@ class DouglasRachford(AnchoredIteration):
         found = [Residuals(*row[:6]) for row in numbers]
         self.errors, self.distances = [(row[6], row[7]) for row in numbers], [row[8:] for row in numbers]
         for column, result in enumerate(found):
-            score = max(result.worst, 2 * result.objective_error)
-            if self.best[column].offer(self.x[:, column], self.y[:, column], score):
+            if self.best[column].offer(self.x[:, column], self.y[:, column], _score(result)):
                 self.improved_at[column] = self.iterations
         self._due = [
             column
@@ -260,9 +244,8 @@ class DouglasRachford(AnchoredIteration):
         def judge(program: int, point: Point) -> float:
             vectors = (vector[:, None] for vector in (point.x, point.y, point.activity, point.pulled))
             found = Residuals(*checks[program].evaluate(*vectors)[:, 0].tolist())
-            score = max(found.worst, 2 * found.objective_error)
-            self.best[columns[program]].offer(point.x, point.y, score)
-            return score
+            self.best[columns[program]].offer(point.x, point.y, _score(found))
+            return _score(found)
 
         run(batch, x, y, attempts, polishes[0].equations, judge=judge, goal=goal, deadline=self.deadline)
         for column, polish, attempt in zip(columns, polishes, attempts, strict=True):
@@ -313,6 +296,11 @@ class DouglasRachford(AnchoredIteration):
         pending, fresh = self._any_fresh, [bool(self._fresh[column]) for column in columns]
         self._begin(fresh)
         self._any_fresh = pending
+
+
+def _score(residuals: Residuals) -> float:
+    """What is to get below `SAFETY` times the tolerance."""
+    return max(residuals.worst, 2 * residuals.objective_error)
 
 
 def _shrinkage(value: Tensor, lower: Tensor, upper: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class FactoredEquations(Equations):
         for part in self._parts(d):
             pushed = tall.push(coefficients, part).addcmul_(tall.d[part], d[:, part])
             torch.add(pushed, 0.0 if moved is None else moved[:, part], out=found[:, part])
-        return self._tall.select(found)
+        return tall.select(found)
 
     def pullback(self, y: Tensor) -> Tensor:
         tall, y = self._tall, self._tall.spread(y, 0.0)
@@ -115,7 +115,7 @@ class FactoredEquations(Equations):
             torch.mul(second[:, part], left, out=y[:, part]).addcmul_(mixed[:, part], pushed, value=-1)
             torch.addcmul(pushed, tall.d[part], y[:, part], out=pulled[:, p:][:, part])
         pulled[:, :p] = tall.pull_mixed(y)
-        return self._tall.select(y), pulled
+        return tall.select(y), pulled
 
     def _with_mixed(
         self, inner: Float64[Tensor, "b k"], h: Float64[Tensor, "b p"] | None

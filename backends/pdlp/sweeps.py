@@ -21,6 +21,9 @@ from torch import Tensor
 
 from backends.pdlp.factored_projection import FactoredProjection
 
+HYPER, WEIGHTS, ROWS = range(3)
+"""Parts of z."""
+
 
 class Splitting(NamedTuple):
     """What an iteration reads: bounds of w, the shift ``gamma c`` of z, which is 0 for rows, and the anchor."""
@@ -54,27 +57,27 @@ class _Sweeps:
         )
         self._a, self._e = projection.work[:programs], projection.work[programs : 2 * programs]
         self._inner = self._a.new_zeros(2 * programs, projection.factors.width)
-        self._hyper = self._reflected(0, slice(None), self._z[0])
+        self._hyper = self._reflected(HYPER, slice(None), self._z[HYPER])
         for part in projection.parts():
-            self._rotate(part, self._z[1][:, part], self._z[2][:, part])
+            self._rotate(part, self._z[WEIGHTS][:, part], self._z[ROWS][:, part])
 
     def iterate(self, share: float | Tensor, *, last: bool) -> None:
         """Push, average with the anchor, reflect and pull, part after part; the last time z is written instead."""
         projection, share = self._projection, share[:, None] if isinstance(share, Tensor) else share
         pushed = projection.solve_small(*projection.completed(self._inner, self._a), self._hyper)
-        hyper = torch.lerp(self._anchor[0], 2 * pushed.hyper - self._hyper, share)
+        hyper = torch.lerp(self._anchor[HYPER], 2 * pushed.hyper - self._hyper, share)
         self._inner.zero_()
         for part in projection.parts():
             u, v = self._moved(part, *projection.push(pushed, part))
-            targets = (self._z[1][:, part], self._z[2][:, part]) if last else (u, v)
-            torch.lerp(self._anchor[1][:, part], u, share, out=targets[0])
-            torch.lerp(self._anchor[2][:, part], v, share, out=targets[1])
+            targets = (self._z[WEIGHTS][:, part], self._z[ROWS][:, part]) if last else (u, v)
+            torch.lerp(self._anchor[WEIGHTS][:, part], u, share, out=targets[0])
+            torch.lerp(self._anchor[ROWS][:, part], v, share, out=targets[1])
             if not last:
                 self._rotate(part, u, v)
         if last:
-            self._z[0].copy_(hyper)
+            self._z[HYPER].copy_(hyper)
         else:
-            self._hyper = self._reflected(0, slice(None), hyper)
+            self._hyper = self._reflected(HYPER, slice(None), hyper)
 
     def _moved(self, part: slice, g: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """u and v of ``2 w2 - (2 w1 - z)``."""
@@ -89,7 +92,8 @@ class _Sweeps:
 
     def _rotate(self, part: slice, u: Tensor, v: Tensor) -> None:
         """(a, e) of the reflected point, and what is pulled of it."""
-        projection, u, v = self._projection, self._reflected(1, part, u), self._reflected(2, part, v)
+        projection = self._projection
+        u, v = self._reflected(WEIGHTS, part, u), self._reflected(ROWS, part, v)
         delta, zeta = projection.delta[:, part], projection.zeta[:, part]
         a = torch.mul(zeta, u, out=self._a[:, part]).addcmul_(delta, v)
         e = torch.mul(delta, u, out=self._e[:, part]).addcmul_(zeta, v, value=-1)
@@ -100,5 +104,5 @@ class _Sweeps:
     def _reflected(self, which: int, part: slice, z: Tensor) -> Tensor:
         """``2 w1 - z`` of hyperparameters, weights or rows."""
         bounds = self._lower[which][:, part], self._upper[which][:, part]
-        w = z.clamp(*bounds) if which == 2 else (z - self._shift[which][:, part]).clamp_(*bounds)
+        w = z.clamp(*bounds) if which == ROWS else (z - self._shift[which][:, part]).clamp_(*bounds)
         return torch.lerp(z, w, 2.0)
